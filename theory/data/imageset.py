@@ -1,0 +1,144 @@
+"""The one container every data source returns."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from theory.errors import InputError
+from theory.types import Images, Int, Labels, TrainingImages, Weights
+
+
+class Rule(Protocol):
+    """A rule the images of a data set obey, that samples can be checked against."""
+
+    baseline: float  # probability that random cells obey it
+
+    def decode(self, images: Images) -> Int[Tensor, "B cells"]:
+        """The colour of each cell as a number, -1 where it is not a colour."""
+        ...
+
+    def consistent(self, images: Images) -> Tensor:
+        """Whether each image obeys the rule, with shape ``(B,)``."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Training images with weights and labels.
+
+    Attributes:
+        images: Pixels in [-1, 1] with shape ``(N, C, H, W)``, float32.
+        name: Where they come from.
+        weights: Probability of each image with shape ``(N,)``, float64, summing to 1; uniform if None is given.
+        labels: Class of each image with shape ``(N,)``, int64, or None.
+        patch_size: Patch ``(height, width)`` that suits the data, used where none is asked for.
+        rule: The rule the images obey, if there is one.
+
+    Raises:
+        InputError: If there is no image, a pixel is NaN or outside [-1, 1], or weights or labels don't fit.
+    """
+
+    images: TrainingImages
+    name: str
+    weights: Weights | None = None
+    labels: Labels | None = None
+    patch_size: tuple[int, int] = (3, 3)
+    rule: Rule | None = None
+
+    def __post_init__(self) -> None:
+        images = self.images
+        if images.ndim != 4 or 0 in images.shape:
+            raise InputError(
+                f"{self.name}: images of shape {tuple(images.shape)}",
+                "at least one image, shape (N, C, H, W)",
+                "check the source of the images",
+            )
+        check_pixels(images, self.name)
+        object.__setattr__(self, "images", images.to(torch.float32))
+        object.__setattr__(self, "weights", self._checked_weights())
+        if self.labels is not None and self.labels.shape != (len(images),):
+            raise InputError(
+                f"{self.name}: labels of shape {tuple(self.labels.shape)}", f"({len(images)},), one for each image", "check the labels"
+            )
+
+    def _checked_weights(self) -> Weights:
+        count = len(self.images)
+        if self.weights is None:
+            return torch.full((count,), 1 / count, dtype=torch.float64)
+        weights = self.weights.to(torch.float64)
+        if weights.shape != (count,) or not weights.isfinite().all() or (weights < 0).any() or weights.sum() <= 0:
+            raise InputError(
+                f"{self.name}: weights of shape {tuple(weights.shape)}, from {float(weights.min()):g} to {float(weights.max()):g}",
+                f"{count} finite weights, none negative, some positive",
+                "check the weights",
+            )
+        return weights / weights.sum()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that matters: pixels, weights and labels (64 hexadecimal digits)."""
+        digest = hashlib.sha256()
+        for part in (self.images, self.weights, self.labels):
+            if part is not None:
+                digest.update(str((tuple(part.shape), part.dtype)).encode())
+                digest.update(part.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def select(self, label: int | None = None) -> "ImageSet":
+        """The images of a class (all if None), without those of weight zero.
+
+        Raises:
+            InputError: If there are no labels, or none of that class.
+        """
+        keep = self.weights > 0
+        if label is not None:
+            keep = keep & self._labelled(label)
+        if keep.all():
+            return self
+        if not keep.any():
+            raise InputError(f"label {label}", "a class with an image of positive weight", "check the weights")
+        labels = None if self.labels is None else self.labels[keep]
+        return ImageSet(self.images[keep], self.name, self.weights[keep], labels, self.patch_size, self.rule)
+
+    def _labelled(self, label: int) -> Tensor:
+        if self.labels is None:
+            raise InputError(f"label {label}", f"no label: data set {self.name!r} has none", "leave out the label")
+        found = self.labels == label
+        if not found.any():
+            classes: Sequence[int] = self.labels.unique().tolist()
+            shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
+            raise InputError(f"label {label}", f"a label of data set {self.name!r}: {shown}", "choose one of these")
+        return found
+
+    def draw(self, count: int, seed: int) -> Images:
+        """Images drawn by weight, with shape ``(count, C, H, W)``; the first ones do not depend on ``count``."""
+        uniform = uniforms(count, seed)
+        index = torch.searchsorted(self.weights.cumsum(0), uniform).clamp_(max=len(self) - 1)
+        return self.images[index]
+
+
+def uniforms(count: int, seed: int) -> Tensor:
+    """Uniform numbers in [0, 1), float64; a longer draw begins with the shorter one."""
+    import numpy as np
+
+    return torch.from_numpy(np.random.default_rng(seed).random(count))
+
+
+def check_pixels(images: Tensor, name: str) -> None:
+    """Refuse pixels that are not numbers in [-1, 1]; nothing is clipped."""
+    if not images.is_floating_point():
+        raise InputError(f"{name}: pixels of dtype {images.dtype}", "floating point in [-1, 1]", "scale them, as in x / 127.5 - 1")
+    if not images.isfinite().all():
+        bad = (~images.isfinite()).flatten(1).any(1).nonzero()[0].item()
+        raise InputError(f"{name}: image {bad} has NaN or infinite pixels", "finite pixels", "remove or repair that image")
+    low, high = float(images.min()), float(images.max())
+    if low < -1 or high > 1:
+        raise InputError(f"{name}: pixels from {low:g} to {high:g}", "pixels in [-1, 1]", "scale them, as in x / 127.5 - 1")

@@ -1,0 +1,67 @@
+"""Images from a NumPy archive."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from theory.data.imageset import ImageSet, check_pixels
+from theory.errors import InputError
+
+
+def npz(path: str) -> ImageSet:
+    """Images from an ``.npz`` file with the arrays ``images`` and optionally ``labels`` and ``weights``.
+
+    Args:
+        path: The file. ``images`` has shape ``(N, C, H, W)`` or ``(N, H, W)``: uint8 from 0 to 255, or
+            floating point in [-1, 1]. ``labels`` are integers, ``weights`` non-negative.
+
+    Raises:
+        InputError: If the file can't be read or an array is not as described.
+    """
+    arrays = _read(path)
+    if "images" not in arrays:
+        raise InputError(f"{path} with arrays {sorted(arrays)}", "an array 'images'", "rename it, as in np.savez(FILE, images=x)")
+    images = arrays["images"]
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or (images.shape[1] > 4 and images.shape[3] <= 4):
+        raise InputError(
+            f"{path}: images of shape {images.shape}",
+            "(N, C, H, W) or (N, H, W)",
+            "move the channels first, as in x.transpose(0, 3, 1, 2)",
+        )
+    pixels = _pixels(images, path)
+    labels = arrays.get("labels")
+    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{path}: labels of dtype {labels.dtype}", "integer labels", "number the classes")
+    return ImageSet(
+        pixels,
+        f"npz:{path}",
+        weights=None if "weights" not in arrays else torch.from_numpy(arrays["weights"].astype(np.float64)),
+        labels=None if labels is None else torch.from_numpy(labels.astype(np.int64)),
+    )
+
+
+def _read(path: str) -> dict[str, np.ndarray]:
+    if not Path(path).is_file():
+        raise InputError(f"file {path}", "an existing .npz file", "check the path")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(
+            f"file {path}", "a readable .npz archive of plain arrays", "write it with np.savez(FILE, images=x)"
+        ) from error
+
+
+def _pixels(images: np.ndarray, path: str) -> torch.Tensor:
+    if images.dtype == np.uint8:
+        return torch.from_numpy(images).float() / 127.5 - 1
+    if not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"{path}: images of dtype {images.dtype}", "uint8 in 0..255 or floating point in [-1, 1]", "convert the pixels")
+    pixels = torch.from_numpy(images.astype(np.float64))
+    if pixels.numel():
+        check_pixels(pixels, f"npz:{path}")
+    return pixels

@@ -1,0 +1,219 @@
+"""What all analytic denoisers share: validation, batching, labels, patch schedules and caching.
+
+A machine is a choice of posterior problems (`Problem`): which queries it cuts out of the noisy
+image, which training candidates they are compared with, and where the answers go. Everything else
+lives here, once.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from theory.data.imageset import ImageSet
+from theory.denoiser import Denoiser, Posterior, require_noise
+from theory.errors import InputError
+from theory.noise import CosineSchedule, Schedule
+from theory.patches import Size
+from theory.posterior import KeySource, State, stored, summation
+from theory.types import BatchLabels, Images, Means, PerQuery, Queries, Times, TrainingImages
+
+MEMORY = 2**28  # bytes: enough for full speed on a CPU
+MINIMUM = 2**24
+KEPT = 8  # sets of problems kept: the patch sizes or labels in turn
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One posterior problem: groups of queries, each group with candidates of its own.
+
+    Attributes:
+        source: The candidates.
+        queries: Cuts the queries ``(G, Q, d)`` out of centred noisy images; ``Q`` runs over images
+            first, then over the pixels of the problem.
+        place: Brings values ``(G, Q, v)`` back to image shape ``(B, v', h, w)``.
+        rows, cols: Where in the output they go.
+        dims: Numbers each group sees, with shape ``(G,)`` (less than ``d`` where windows are cut off).
+    """
+
+    source: KeySource
+    queries: Callable[[Images], Queries]
+    place: Callable[[Means], Images]
+    rows: slice
+    cols: slice
+    dims: Tensor
+
+
+class AnalyticDenoiser(Denoiser):
+    """Base class of the closed-form machines.
+
+    Args:
+        data: The training set.
+        schedule: The noise schedule; the cosine schedule of the papers by default.
+        engine: ``"stream"`` (any size) or ``"dense"`` (small problems, differentiable).
+        memory: Working memory in bytes, beyond the training images and the result.
+
+    Computation follows ``x_t``: its device, and float32 or float64.
+    """
+
+    name: str
+    per_pixel: bool  # whether each pixel has a posterior of its own
+
+    def __init__(
+        self,
+        data: ImageSet,
+        schedule: Schedule | None = None,
+        *,
+        engine: str = "stream",
+        memory: int = MEMORY,
+    ) -> None:
+        self.data = data
+        self.schedule = schedule or CosineSchedule()
+        self.memory = _check_memory(memory)
+        self.engine = engine
+        self._summed = summation(engine)
+        self._kept_problems: dict[tuple, list[Problem]] = {}
+        self._kept_images: dict[tuple, tuple[TrainingImages, Tensor]] = {}
+        self._kept_centres: dict[int | None, Tensor] = {}
+
+    @abstractmethod
+    def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
+        """The posterior problems of this machine, for centred training images."""
+
+    def centre(self, images: TrainingImages) -> Tensor:
+        """What is subtracted from all images, with shape ``(1, C, 1, 1)``: a shift the posterior
+        does not feel, and rounding errors do."""
+        return images.mean(dim=(0, 2, 3), keepdim=True)
+
+    def patch_size(self, t: float) -> Size:
+        """Height and width of what a pixel sees at time ``t``; the whole image unless overridden."""
+        return self.data.images.shape[-2], self.data.images.shape[-1]
+
+    def __call__(self, x_t: Images, t: Times, label: BatchLabels | None = None) -> Posterior:
+        """The exact posterior under this machine's constraint.
+
+        Args:
+            x_t: Noisy images with shape ``(B, C, H, W)``, float32 or float64.
+            t: Time in (0, 1], with shape ``()`` or ``(B,)``.
+            label: Restrict the training set to a class, with shape ``()`` or ``(B,)``.
+
+        Raises:
+            InputError: If shapes, times or labels do not fit, or ``sigma_t`` is 0.
+        """
+        self._check(x_t)
+        t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device)
+        alpha, sigma = self.schedule(t)
+        require_noise(sigma)
+        times, alpha, sigma = (_per_image(c, len(x_t), "time t") for c in (t, alpha, sigma))
+        classes = self._classes(label, len(x_t))
+        kinds: dict[tuple, list[int]] = {}
+        for i, (time, kind) in enumerate(zip(times.tolist(), classes, strict=True)):
+            kinds.setdefault((kind, self.patch_size(time)), []).append(i)
+        if len(kinds) == 1:
+            (kind,) = kinds
+            return self._posterior(x_t, alpha, sigma, *kind)
+        parts = [self._posterior(x_t[rows], alpha[rows], sigma[rows], *kind) for kind, rows in kinds.items()]
+        order = torch.tensor([i for rows in kinds.values() for i in rows], device=x_t.device).argsort()
+        return Posterior(*(torch.cat(field)[order] for field in zip(*parts, strict=True)))
+
+    def _posterior(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
+        """One class and patch size: solve each problem, in batches that fit the budget."""
+        problems = self._problems(label, size, x_t)
+        per_image = max(p.source.groups * p.source.dim for p in problems) * x_t[0, 0].numel()
+        batch = max(1, int(self.memory / 4 / 8 / per_image))
+        parts = [
+            self._solve(problems, *(c[i : i + batch] for c in (x_t, alpha, sigma)), label=label)
+            for i in range(0, len(x_t), batch)
+        ]
+        return parts[0] if len(parts) == 1 else Posterior(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+    def _solve(self, problems: list[Problem], x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None) -> Posterior:
+        centre = self._centre(label).to(x_t.device)
+        centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
+        mean = torch.zeros_like(centred)
+        log_evidence, ess = (centred.new_zeros(len(x_t), 1, *x_t.shape[-2:]) for _ in range(2))
+        for problem in problems:
+            queries = problem.queries(centred)
+            repeat = queries.shape[1] // len(x_t)
+            a, s = alpha.repeat_interleave(repeat), sigma.repeat_interleave(repeat)
+            state = self._summed(queries, a, s, problem.source, self.memory // 2)
+            area = (..., problem.rows, problem.cols)
+            mean[area] = problem.place(state.mean)
+            log_evidence[area] = problem.place(_log_density(state, s, problem.dims)[..., None])
+            ess[area] = problem.place(state.ess[..., None])
+        where = (slice(None), 0) if self.per_pixel else (slice(None), 0, 0, 0)
+        return Posterior((mean + centre).to(x_t), log_evidence[where].to(x_t), ess[where].to(x_t))
+
+    def _problems(self, label: int | None, size: Size, like: Tensor) -> list[Problem]:
+        """Problems of a class and patch size, with small sets of candidates merged and kept."""
+        key = (label, size, like.dtype, like.device)
+        if key not in self._kept_problems:
+            images, log_weights = self._training(label, like)
+            room = self.memory / 16 / like.element_size()  # numbers; merging takes a few copies for a moment
+            problems = []
+            for problem in self.problems(images, log_weights, size):
+                room -= problem.source.numbers
+                problems.append(replace(problem, source=stored(problem.source)) if room >= 0 else problem)
+            if len(self._kept_problems) >= KEPT:
+                self._kept_problems.pop(next(iter(self._kept_problems)))
+            self._kept_problems[key] = problems
+        return self._kept_problems[key]
+
+    def _training(self, label: int | None, like: Tensor) -> tuple[TrainingImages, Tensor]:
+        """Centred images of a class and their log-weights, with the dtype and device of ``like``."""
+        key = (label, like.dtype, like.device)
+        if key not in self._kept_images:
+            chosen = self.data.select(label)
+            images = (chosen.images.double() - self._centre(label)).to(like)
+            self._kept_images[key] = images, torch.log(chosen.weights).to(like)
+        return self._kept_images[key]
+
+    def _centre(self, label: int | None) -> Tensor:
+        if label not in self._kept_centres:
+            self._kept_centres[label] = self.centre(self.data.select(label).images.double())
+        return self._kept_centres[label]
+
+    def _check(self, x_t: Images) -> None:
+        if x_t.ndim != 4 or x_t.shape[1:] != self.data.images.shape[1:]:
+            raise InputError(
+                f"noisy images of shape {tuple(x_t.shape)}",
+                f"(B, {', '.join(map(str, self.data.images.shape[1:]))}), the shape of data set {self.data.name!r}",
+                "pass a batch of images with the channels and size of the training images",
+            )
+        if x_t.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"noisy images of dtype {x_t.dtype}", "float32 or float64", "convert them with .float()")
+        if not x_t.isfinite().all():
+            raise InputError("noisy images with NaN or infinite pixels", "finite pixels", "check what produced them")
+
+    def _classes(self, label: BatchLabels | None, batch: int) -> list[int | None]:
+        if label is None:
+            return [None] * batch
+        return [int(i) for i in _per_image(torch.as_tensor(label), batch, "label").tolist()]
+
+
+def whole_image(values: Means, shape: torch.Size) -> Images:
+    """Values of one posterior per image, as images; one number per image is broadcast."""
+    return rearrange(values, "1 b v -> b v 1 1") if values.shape[-1] == 1 else values[0].reshape(-1, *shape)
+
+
+def _log_density(state: State, sigma: Tensor, dims: Tensor) -> PerQuery:
+    """Log of the Gaussian mixture density at each query, with its normaliser."""
+    return state.log_sum - dims[:, None] * torch.log(sigma * math.sqrt(2 * math.pi))
+
+
+def _per_image(value: Tensor, batch: int, what: str) -> Tensor:
+    if value.ndim == 0:
+        return value.expand(batch)
+    if value.shape != (batch,):
+        raise InputError(f"{what} of shape {tuple(value.shape)} for {batch} images", f"shape () or ({batch},)", "pass one for all or one each")
+    return value
+
+
+def _check_memory(memory: int) -> int:
+    if memory < MINIMUM:
+        raise InputError(f"memory={memory} bytes", f"at least {MINIMUM} bytes (16 MB)", "raise the budget")
+    return int(memory)

@@ -1,0 +1,97 @@
+"""Where keys come from: read in pieces, or merged once and kept.
+
+Keys are made from images on the fly, because all patches of a data set rarely fit in memory.
+Where they do, and so can be sorted, equal rows are merged into one whose weight is the sum: an
+exact saving that is large on discrete data (the toy has a few dozen distinct patches among 120,000).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from theory.types import KeyRows, LogWeights, ValueRows
+
+
+class Keys(NamedTuple):
+    """Some candidates: keys ``(G, K, d)``, the values they carry ``(G, K, v)``, log-weights ``(G, K)``."""
+
+    keys: KeyRows
+    values: ValueRows
+    log_weights: LogWeights
+
+
+@dataclass(frozen=True)
+class KeySource:
+    """Candidates that can be read item by item.
+
+    Attributes:
+        read: ``read(start, stop)`` gives the keys of items ``start`` to ``stop``.
+        items: Number of items (training images, or single rows once stored).
+        groups: Number of groups G.
+        rows: Keys per item and group.
+        dim: Numbers in a key, d.
+        value_dim: Numbers in a value, v.
+    """
+
+    read: Callable[[int, int], Keys]
+    items: int
+    groups: int
+    rows: int
+    dim: int
+    value_dim: int
+
+    @property
+    def numbers(self) -> int:
+        """Numbers held when all keys are read at once."""
+        return self.items * self.groups * self.rows * (self.dim + self.value_dim + 1)
+
+
+def stored(source: KeySource) -> KeySource:
+    """All keys read at once, equal rows merged and their weights added, ready to be read again.
+
+    Groups may end up with different numbers of distinct rows; they are filled up with keys of
+    weight zero (log-weight ``-inf``).
+    """
+    everything = source.read(0, source.items)
+    merged = [_merge(*group) for group in zip(*everything, strict=True)]
+    count = max(len(keys) for keys, _, _ in merged)
+    padded = Keys(*(torch.stack([_pad(x, count, fill) for x in part]) for part, fill in zip(zip(*merged, strict=True), (0, 0, -torch.inf), strict=True)))
+    return KeySource(
+        lambda start, stop: Keys(*(x[:, start:stop] for x in padded)), count, source.groups, 1, source.dim, source.value_dim
+    )
+
+
+def _pad(rows: Tensor, count: int, fill: float) -> Tensor:
+    missing = rows.new_full((count - len(rows), *rows.shape[1:]), fill)
+    return torch.cat([rows, missing])
+
+
+def _merge(keys: Tensor, values: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge rows equal in key and value. Rows are found by a hash and then compared in full."""
+    rows = torch.cat([keys, values], dim=1)
+    bits = rows.contiguous().view(torch.int32 if rows.dtype == torch.float32 else torch.int64).to(torch.int64)
+    generator = torch.Generator().manual_seed(0)  # any odd numbers will do: a collision is caught below
+    odd = torch.randint(2**62, (bits.shape[1],), generator=generator) * 2 + 1
+    digest = (bits * odd.to(bits.device)).sum(dim=1)
+    _, inverse = torch.unique(digest, return_inverse=True)
+    count = int(inverse.max()) + 1
+    if count == len(rows):
+        return keys, values, log_weights
+    order = torch.arange(len(rows), device=rows.device)
+    first = torch.full((count,), len(rows), device=rows.device).scatter_reduce(0, inverse, order, "amin")
+    if not torch.equal(bits, bits[first][inverse]):
+        return keys, values, log_weights  # two different rows share a hash: keep all, nothing is lost
+    top = log_weights.max()
+    weights = torch.zeros(count, dtype=torch.float64, device=rows.device)
+    weights.index_add_(0, inverse, torch.exp(log_weights.double() - top))
+    return keys[first], values[first], (torch.log(weights) + top).to(log_weights)
+
+
+def items_within(source: KeySource, numbers: float) -> int:
+    """How many items can be read at once within that many numbers; at least one."""
+    per_item = source.groups * source.rows * (source.dim + source.value_dim + 1)
+    return max(1, min(source.items, math.floor(numbers / per_item)))
