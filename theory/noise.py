@@ -11,6 +11,7 @@ returned in float64: at low noise they are small differences, and every posterio
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -164,3 +165,14 @@ def schedule(name: str) -> Schedule:
     if name not in SCHEDULES:
         raise InputError(f"schedule {name!r}", choices(SCHEDULES), "choose one of these")
     return SCHEDULES[name]()
+
+
+class Noise:
+    """A stream of standard normal noise; the same seed gives the same numbers on every device."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """The next numbers, with shape, dtype and device of ``like``."""
+        return torch.from_numpy(self.generator.standard_normal(tuple(like.shape))).to(like)

@@ -22,9 +22,8 @@ from theory.patches import Size
 from theory.posterior import KeySource, State, stored, summation
 from theory.types import BatchLabels, Images, Means, PerQuery, Queries, Times, TrainingImages
 
-MEMORY = 2**28  # bytes: enough for full speed on a CPU
+MEMORY = 2**29  # bytes
 MINIMUM = 2**24
-KEPT = 8  # sets of problems kept: the patch sizes or labels in turn
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,7 @@ class AnalyticDenoiser(Denoiser):
         self.memory = _check_memory(memory)
         self.engine = engine
         self._summed = summation(engine)
+        self._room = memory // 4  # bytes left for merged candidates; sums take a half, queries a quarter
         self._kept_problems: dict[tuple, list[Problem]] = {}
         self._kept_images: dict[tuple, tuple[TrainingImages, Tensor]] = {}
         self._kept_centres: dict[int | None, Tensor] = {}
@@ -153,15 +153,19 @@ class AnalyticDenoiser(Denoiser):
         key = (label, size, like.dtype, like.device)
         if key not in self._kept_problems:
             images, log_weights = self._training(label, like)
-            room = self.memory / 16 / like.element_size()  # numbers; merging takes a few copies for a moment
-            problems = []
-            for problem in self.problems(images, log_weights, size):
-                room -= problem.source.numbers
-                problems.append(replace(problem, source=stored(problem.source)) if room >= 0 else problem)
-            if len(self._kept_problems) >= KEPT:
-                self._kept_problems.pop(next(iter(self._kept_problems)))
-            self._kept_problems[key] = problems
+            self._kept_problems[key] = list(self._merged(self.problems(images, log_weights, size), like))
         return self._kept_problems[key]
+
+    def _merged(self, problems: Iterator[Problem], like: Tensor) -> Iterator[Problem]:
+        """Problems with candidates merged and kept as long as there is room, and streamed otherwise."""
+        for problem in problems:
+            if self._room > 0 and problem.source.numbers * like.element_size() <= self.memory / 3:
+                small = stored(problem.source)
+                size = small.numbers * like.element_size()
+                if size <= self._room:
+                    self._room -= size
+                    problem = replace(problem, source=small)
+            yield problem
 
     def _training(self, label: int | None, like: Tensor) -> tuple[TrainingImages, Tensor]:
         """Centred images of a class and their log-weights, with the dtype and device of ``like``."""

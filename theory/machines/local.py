@@ -59,26 +59,34 @@ class Local(AnalyticDenoiser):
         return images.mean(dim=0, keepdim=True)
 
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
-        count, channels, height, width = images.shape
-        pixels, dim = height * width, channels * size[0] * size[1]
-        rh, rw = size[0] // 2, size[1] // 2
-        block = Block((rh, rh + height), (rw, rw + width), rh, rh, rw, rw)
+        height, width = images.shape[-2:]
+        for y in range(height):
+            yield _row(images, log_weights, size, self.border, y, width)
 
-        def rows(x: Images) -> Queries:
-            # Centred images are zero outside in query and key alike: what is cut off counts nothing.
-            padded = wrap(x, size) if self.border == "circular" else pad(x, (rw, rw, rh, rh))
-            return rearrange(windows(padded, block), "b c y x i j -> (y x) b (c i j)")
 
-        def read(start: int, stop: int) -> Keys:
-            part = images[start:stop]
-            return Keys(rows(part), rearrange(part, "n c y x -> (y x) n c"), log_weights[start:stop].expand(pixels, -1))
+def _row(images: TrainingImages, log_weights: Tensor, size: Size, border: str, y: int, width: int) -> Problem:
+    """One row of pixels, each a group of its own: its patch against training patches at the same pixel."""
+    count, channels, height, _ = images.shape
+    rh, rw = size[0] // 2, size[1] // 2
+    circular = border == "circular"
+    above, below = (rh, rh) if circular else (min(rh, y), min(rh, height - 1 - y))
+    top = rh if circular else 0  # rows that wrapping adds above the image
+    block = Block((top + y, top + y + 1), (rw, rw + width), above, below, rw, rw)
 
-        inside = rows(torch.ones_like(images[:1]))[:, 0].sum(-1)
-        yield Problem(
-            source=KeySource(read, items=count, groups=pixels, rows=1, dim=dim, value_dim=channels),
-            queries=rows,
-            place=lambda values: rearrange(values, "(y x) b v -> b v y x", y=height),
-            rows=slice(None),
-            cols=slice(None),
-            dims=inside,
-        )
+    def rows(x: Images) -> Queries:
+        # Columns outside are zero in query and key alike (both are centred), so they count nothing.
+        padded = wrap(x, size) if circular else pad(x, (rw, rw))
+        return rearrange(windows(padded, block), "b c 1 x i j -> x b (c i j)")
+
+    def read(start: int, stop: int) -> Keys:
+        part = images[start:stop]
+        return Keys(rows(part), rearrange(part[:, :, y], "n c x -> x n c"), log_weights[start:stop].expand(width, -1))
+
+    return Problem(
+        source=KeySource(read, count, groups=width, rows=1, dim=channels * block.window[0] * size[1], value_dim=channels),
+        queries=rows,
+        place=lambda values: rearrange(values, "x b v -> b v 1 x"),
+        rows=slice(y, y + 1),
+        cols=slice(None),
+        dims=rows(torch.ones_like(images[:1]))[:, 0].sum(-1),
+    )

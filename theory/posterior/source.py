@@ -16,6 +16,9 @@ from torch import Tensor
 from theory.types import KeyRows, LogWeights, ValueRows
 
 
+PIECE = 2**14  # rows hashed or compared at a time
+
+
 class Keys(NamedTuple):
     """Some candidates: keys ``(G, K, d)``, the values they carry ``(G, K, v)``, log-weights ``(G, K)``."""
 
@@ -72,23 +75,30 @@ def _pad(rows: Tensor, count: int, fill: float) -> Tensor:
 
 def _merge(keys: Tensor, values: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Merge rows equal in key and value. Rows are found by a hash and then compared in full."""
-    rows = torch.cat([keys, values], dim=1)
-    bits = rows.contiguous().view(torch.int32 if rows.dtype == torch.float32 else torch.int64).to(torch.int64)
-    generator = torch.Generator().manual_seed(0)  # any odd numbers will do: a collision is caught below
-    odd = torch.randint(2**62, (bits.shape[1],), generator=generator) * 2 + 1
-    digest = (bits * odd.to(bits.device)).sum(dim=1)
-    _, inverse = torch.unique(digest, return_inverse=True)
+    _, inverse = torch.unique(_digest(keys) * 3 + _digest(values), return_inverse=True)
     count = int(inverse.max()) + 1
-    if count == len(rows):
+    if count == len(keys):
         return keys, values, log_weights
-    order = torch.arange(len(rows), device=rows.device)
-    first = torch.full((count,), len(rows), device=rows.device).scatter_reduce(0, inverse, order, "amin")
-    if not torch.equal(bits, bits[first][inverse]):
+    order = torch.arange(len(keys), device=keys.device)
+    first = torch.full((count,), len(keys), device=keys.device).scatter_reduce(0, inverse, order, "amin")
+    if not all(_equal_rows(rows, first[inverse]) for rows in (keys, values)):
         return keys, values, log_weights  # two different rows share a hash: keep all, nothing is lost
     top = log_weights.max()
-    weights = torch.zeros(count, dtype=torch.float64, device=rows.device)
+    weights = torch.zeros(count, dtype=torch.float64, device=keys.device)
     weights.index_add_(0, inverse, torch.exp(log_weights.double() - top))
     return keys[first], values[first], (torch.log(weights) + top).to(log_weights)
+
+
+def _digest(rows: Tensor) -> Tensor:
+    """A 64-bit hash of each row's bits, piece by piece to keep the integers few."""
+    kind = torch.int32 if rows.dtype == torch.float32 else torch.int64
+    odd = torch.randint(2**62, (rows.shape[1],), generator=torch.Generator().manual_seed(0)) * 2 + 1
+    odd = odd.to(rows.device)
+    return torch.cat([(part.contiguous().view(kind).to(torch.int64) * odd).sum(1) for part in rows.split(PIECE)])
+
+
+def _equal_rows(rows: Tensor, others: Tensor) -> bool:
+    return all(torch.equal(part, rows[index]) for part, index in zip(rows.split(PIECE), others.split(PIECE), strict=True))
 
 
 def items_within(source: KeySource, numbers: float) -> int:

@@ -1,0 +1,106 @@
+"""What is measured of a denoiser: its loss, the rule its samples obey, and what they memorise."""
+
+from typing import NamedTuple
+
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from theory.data.imageset import ImageSet
+from theory.denoiser import Denoiser
+from theory.noise import Noise, Schedule
+from theory.types import Float, Images
+
+
+class Estimate(NamedTuple):
+    """A mean over independent samples and its standard error."""
+
+    value: float
+    stderr: float
+
+    @classmethod
+    def of(cls, samples: Float[Tensor, " n"]) -> "Estimate":
+        """From at least two samples."""
+        samples = samples.double()
+        return cls(float(samples.mean()), float(samples.std() / len(samples) ** 0.5))
+
+
+class Proportion(NamedTuple):
+    """A share of independent samples with its 95% Wilson interval (Wilson 1927)."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, hits: Tensor) -> "Proportion":
+        """From a boolean tensor with shape ``(n,)``."""
+        n, share, z = len(hits), float(hits.double().mean()), float(norm.ppf(0.975))
+        centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+        return cls(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+class NoisyImages(NamedTuple):
+    """Training images and their noisy versions at one time: common random numbers for all models."""
+
+    x_0: Images
+    x_t: Images
+    t: float
+
+
+def noisy_images(data: ImageSet, schedule: Schedule, t: float, count: int, seed: int, device: str | torch.device = "cpu") -> NoisyImages:
+    """Images drawn by weight, and their versions at time ``t``; the same seed gives the same at every time."""
+    x_0 = data.draw(count, seed)
+    epsilon = Noise(seed + 1)(x_0)
+    return NoisyImages(x_0.to(device), schedule.perturb(x_0, t, epsilon).to(device), t)
+
+
+def squared_error(a: Images, b: Images) -> Float[Tensor, " B"]:
+    """``||a - b||^2`` of each image, summed over pixels and channels, in float64."""
+    return (a.double() - b.double()).square().flatten(1).sum(1)
+
+
+def denoising_loss(denoiser: Denoiser, noisy: NoisyImages, reference: Images) -> tuple[Estimate, Estimate]:
+    """Denoising loss, and its excess over the best possible.
+
+    The loss is ``E ||E[x_0 | x_t] - x_0||^2`` an image. The excess is
+    ``E ||mean - reference||^2``, where ``reference`` is the exact posterior mean: by Pythagoras
+    the two differ by a constant, the loss of the reference, and the excess has far less noise.
+    """
+    mean = denoiser.denoise(noisy.x_t, noisy.t)
+    return Estimate.of(squared_error(mean, noisy.x_0)), Estimate.of(squared_error(mean, reference))
+
+
+class Memorisation(NamedTuple):
+    """How close samples come to the training set.
+
+    Attributes:
+        distance: Root mean squared pixel difference to the nearest training image, with shape ``(n,)``.
+        memorised: Whether a sample is a copy: three times closer to its nearest training image than to
+            any other (the criterion of Yoon et al. 2023), with shape ``(n,)``.
+        nearest: Number of the nearest training image, with shape ``(n,)``.
+    """
+
+    distance: Tensor
+    memorised: Tensor
+    nearest: Tensor
+
+
+def memorisation(samples: Images, data: ImageSet, ratio: float = 1 / 3) -> Memorisation:
+    """Nearest training images of samples, by exact Euclidean distance; equal images count as one."""
+    train, inverse = torch.unique(data.images.to(samples.device).flatten(1).double(), dim=0, return_inverse=True)
+    order = torch.arange(len(inverse), device=inverse.device)
+    first = torch.full((len(train),), len(inverse), device=inverse.device).scatter_reduce(0, inverse, order, "amin")
+    flat = samples.flatten(1).double()
+    if len(train) == 1:
+        distance = (flat - train).norm(dim=1)
+        return Memorisation(distance / flat.shape[1] ** 0.5, torch.ones_like(distance, dtype=torch.bool), first.expand(len(flat)))
+    pieces = [_two_nearest(part, train) for part in flat.split(256)]
+    distance, index = (torch.cat(x) for x in zip(*pieces, strict=True))
+    return Memorisation(distance[:, 0] / flat.shape[1] ** 0.5, distance[:, 0] <= ratio * distance[:, 1], first[index[:, 0]])
+
+
+def _two_nearest(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    # Not by matrix products: the distance of a perfect copy would come out as 1e-7, not 0.
+    return tuple(torch.cdist(samples, train, compute_mode="donot_use_mm_for_euclid_dist").topk(2, largest=False))

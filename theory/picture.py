@@ -1,0 +1,142 @@
+"""The summary picture of the command line: losses, samples from shared noise, and what they obey."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from torch import Tensor
+
+from theory.data import ImageSet
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+# Okabe & Ito's colours, told apart by all readers.
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+MARKERS = "osD^vP*X"
+GOOD, BAD = "#009E73", "#D55E00"
+COLUMNS = 12
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+}
+
+
+def title(name: str) -> str:
+    """``equivariant_local`` as a reader knows it: ``equivariant local``."""
+    return name.replace("_", " ")
+
+
+def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor]) -> None:
+    """Draw the summary of a report.
+
+    Args:
+        path: The PNG to write.
+        report: The report, as written to ``report.json``.
+        samples: Samples of each machine from the same initial noise.
+        data: The training set.
+        marks: Whether each sample is consistent (or, without a rule, a copy), for each machine.
+    """
+    columns = min(COLUMNS, *(len(s) for s in samples.values()))
+    height, width = data.images.shape[-2:]
+    row = min(11 / columns, 1.15) * height / width
+    rows = len(samples) + 1
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(12, 3.9 + rows * (row + 0.05)), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=[3.5, rows * (row + 0.05) + 0.4])
+        left, right = top.subplots(1, 2, width_ratios=[1.35, 1])
+        _losses(left, report)
+        _shares(right, report)
+        _gallery(bottom, samples, data, marks, columns)
+        partial = path.with_name(path.name + ".partial")
+        figure.savefig(partial, dpi=150, format="png")
+        plt.close(figure)
+    partial.replace(path)
+
+
+def _losses(axes, report: dict) -> None:
+    ratio = [level["sigma"] / level["alpha"] for level in report["levels"]]
+    shown = {name: m for name, m in report["machines"].items() if max(m["excess"]) > 1e-9}
+    for i, (name, machine) in enumerate(report["machines"].items()):
+        if name in shown:
+            axes.errorbar(
+                ratio,
+                machine["excess"],
+                yerr=[2 * e for e in machine["excess_stderr"]],
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=4,
+                capsize=2,
+                label=title(name),
+            )
+    axes.set(xscale="log", xlabel=r"noise-to-signal ratio $\sigma_t / \alpha_t$", ylabel="squared error per image")
+    axes.set_title("Denoising loss above the ideal one (± 2 standard errors)")
+    ticks = [r for r in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if min(ratio) <= r <= max(ratio)]
+    axes.set_xticks(ticks, [f"{r:g}" for r in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    if shown:
+        axes.legend()
+    else:
+        axes.text(0.5, 0.5, "ideal machine only", transform=axes.transAxes, ha="center")
+
+
+def _shares(axes, report: dict) -> None:
+    kind = "consistency" if report["baseline"] is not None else "memorised"
+    names = list(report["samples"])
+    values = np.array([report["samples"][n][kind] for n in names]) * 100
+    bounds = np.array([[report["samples"][n][f"{kind}_{end}"] for n in names] for end in ("low", "high")]) * 100
+    axes.barh(
+        range(len(names)),
+        values,
+        xerr=np.clip([values - bounds[0], bounds[1] - values], 0, None),
+        color=[COLOURS[list(report["machines"]).index(n) % len(COLOURS)] for n in names],
+        capsize=3,
+        height=0.6,
+    )
+    for i, (value, high) in enumerate(zip(values, bounds[1], strict=True)):
+        axes.text(high + 1.5, i, f"{value:.1f}%", va="center")
+    axes.set_yticks(range(len(names)), [title(n) for n in names])
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 118), xticks=range(0, 101, 20))
+    if kind == "consistency":
+        axes.axvline(100 * report["baseline"], color="0.3", linestyle="--", linewidth=1)
+        axes.annotate(
+            f"random colours {100 * report['baseline']:.1f}%", (100 * report["baseline"], -0.42), (12, 0), textcoords="offset points",
+            va="center", fontsize=8, color="0.3",
+        )  # fmt: skip
+        axes.set_title("Samples that obey the rule")
+        axes.set_xlabel("consistent samples (%, 95% interval)")
+    else:
+        axes.set_title("Samples that copy a training image")
+        axes.set_xlabel("memorised samples (%, 95% interval)")
+
+
+def _gallery(figure, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor], columns: int) -> None:
+    meaning = "consistent" if data.rule is not None else "copy of a training image"
+    figure.suptitle(
+        f"Samples; each column starts from the same noise  (frame: green solid = {meaning}, orange dashed = not)",
+        x=0.005, ha="left", fontsize=10, fontweight="bold",
+    )  # fmt: skip
+    grid = figure.subplots(len(samples) + 1, columns, squeeze=False)
+    for axes, image in zip(grid[0], data.draw(columns, seed=1), strict=True):
+        _image(axes, image)
+    for row, (name, images) in zip(grid[1:], samples.items(), strict=True):
+        for axes, image, mark in zip(row, images, marks[name], strict=False):
+            _image(axes, image, good=bool(mark))
+    for axes, name in zip(grid[:, 0], ["training data", *map(title, samples)], strict=True):
+        axes.set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center", labelpad=8)
+
+
+def _image(axes, image: Tensor, good: bool | None = None) -> None:
+    pixels = ((image.float().cpu().numpy().transpose(1, 2, 0) + 1) / 2).clip(0, 1)  # samples may overshoot slightly
+    axes.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(good is not None)
+        spine.set(color=GOOD if good else BAD, linewidth=2.5 if good else 1.5, linestyle="-" if good else "--")

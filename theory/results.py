@@ -1,0 +1,132 @@
+"""Result directories: written atomically, resumed part by part, never over something foreign.
+
+A directory belongs to us when its ``report.json`` (finished) or ``progress.json`` (under way)
+names our format. Both hold everything that determines the numbers: configuration, data
+fingerprint and versions. Parts of an unfinished run live in ``parts/`` and go when it is finished.
+"""
+
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import numpy
+import scipy
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import theory
+from theory.errors import InputError
+
+FORMAT = "theory.solve/1"
+REPORT, PROGRESS, PARTS = "report.json", "progress.json", "parts"
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything numerical."""
+    return {
+        "theory": theory.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+    }
+
+
+class ResultDirectory:
+    """A directory that collects the parts of one run.
+
+    Args:
+        path: The directory; made if missing.
+        identity: Everything that determines the numbers, as JSON values.
+        resume: Whether to keep the parts an interrupted run of the same identity left there.
+
+    Raises:
+        InputError: If the directory can't be written, holds something that is not ours, or, with
+            ``resume``, belongs to a run with another identity.
+    """
+
+    def __init__(self, path: str | Path, identity: dict, resume: bool) -> None:
+        self.path = Path(path)
+        self._require_own()
+        found = self._identity()
+        if resume and found is not None and found != identity:
+            names = [key for key in identity if found.get(key) != identity[key]]
+            raise InputError(
+                f"--resume in {self.path}, of a run with another {', '.join(names)}",
+                "the options, data and versions of the interrupted run",
+                "repeat its command, or choose another --out",
+            )
+        try:
+            if not resume:
+                shutil.rmtree(self.path / PARTS, ignore_errors=True)
+            (self.path / PARTS).mkdir(parents=True, exist_ok=True)
+            write_json(self.path / PROGRESS, {"format": FORMAT, "identity": identity})
+        except OSError as error:
+            raise InputError(
+                f"output directory {self.path} ({error.strerror})", "a directory that can be written", "choose another --out"
+            ) from error
+
+    def _require_own(self) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise InputError(f"output directory {self.path}, which is a file", "a directory", "choose another --out")
+        try:
+            occupied = any(self.path.iterdir())
+        except OSError as error:
+            raise InputError(f"output directory {self.path} ({error.strerror})", "a readable directory", "choose another --out") from error
+        if occupied and self._identity() is None:
+            raise InputError(
+                f"output directory {self.path}, which holds other files",
+                "a new or empty directory, or one this command made",
+                "choose another --out",
+            )
+
+    def _identity(self) -> dict | None:
+        """The identity of the run that wrote this directory, or None if none of ours did."""
+        for name in (PROGRESS, REPORT):
+            try:
+                content = json.loads((self.path / name).read_text())
+                if content.get("format") == FORMAT:
+                    return content["identity"]
+            except (OSError, ValueError, KeyError, AttributeError):
+                continue
+        return None
+
+    def part(self, name: str) -> tuple[dict, dict[str, Tensor]] | None:
+        """A part saved earlier, or None."""
+        stem = self.path / PARTS / name
+        if not stem.with_suffix(".json").exists():  # written last: its presence means the part is whole
+            return None
+        return json.loads(stem.with_suffix(".json").read_text()), load_file(stem.with_suffix(".safetensors"))
+
+    def save_part(self, name: str, values: dict, tensors: dict[str, Tensor]) -> None:
+        """Save a part; it is there whole or not at all."""
+        stem = self.path / PARTS / name
+        write_tensors(stem.with_suffix(".safetensors"), tensors)
+        write_json(stem.with_suffix(".json"), values)
+
+    def finish(self, report: dict, tensors: dict[str, Tensor]) -> None:
+        """Write the report and all tensors, and drop the parts."""
+        identity = json.loads((self.path / PROGRESS).read_text())["identity"]
+        write_tensors(self.path / "samples.safetensors", tensors)
+        write_json(self.path / REPORT, {"format": FORMAT, "identity": identity, **report})
+        (self.path / PROGRESS).unlink()
+        shutil.rmtree(self.path / PARTS)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON atomically."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors atomically, as safetensors."""
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    os.replace(partial, path)

@@ -1,0 +1,331 @@
+"""``python -m theory.solve``: every closed-form score of a data set, measured and sampled.
+
+For each machine: its denoising loss at every noise level with standard errors, samples from
+initial noise that all machines share, whether they obey the data's rule (toy), and how close they
+come to the training images. Writes ``report.json``, ``samples.safetensors`` and ``summary.png``
+to the output directory, and prints tables.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import Tensor
+
+from theory.data import SOURCES, ImageSet, load
+from theory.errors import InputError, choices
+from theory.machines import MACHINES, AnalyticDenoiser, Ideal
+from theory.machines.base import MEMORY
+from theory.metrics import Estimate, Proportion, denoising_loss, memorisation, noisy_images
+from theory.noise import SCHEDULES, Schedule, schedule
+from theory.patches import BORDERS, PatchSchedule, PatchSize
+from theory.results import ResultDirectory, versions
+from theory.sampling import SAMPLERS, initial_noise, sampler
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to compute. Everything here determines the numbers, and is saved with them."""
+
+    dataset: str
+    machines: tuple[str, ...] = tuple(MACHINES)
+    patch_size: str | None = None
+    border: str = "zeros"
+    label: int | None = None
+    schedule: str = "cosine"
+    levels: int = 8
+    draws: int = 1000
+    samples: int | None = None
+    sampler: str = "ddim"
+    steps: int = 50
+    seed: int = 0
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Task:
+    """The configuration made real: what every machine is measured with."""
+
+    config: Config
+    data: ImageSet
+    schedule: Schedule
+    times: list[float]
+    machines: dict[str, AnalyticDenoiser]
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def samples(self) -> int:
+        return self.config.samples or (2000 if self.data.rule else 100)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = _Parser(
+        prog="python -m theory.solve",
+        description="Compute the closed-form scores of a data set: denoising loss per noise level, samples "
+        "from shared noise, what rule they obey and what they memorise.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    d = Config(dataset="")
+    p.add_argument(
+        "--dataset", required=True, help=f"data: {', '.join(SOURCES)}; parameters after a colon, as in toy:layout=strip or npz:FILE"
+    )
+    p.add_argument("--machines", nargs="+", default=d.machines, metavar="NAME", help=f"machines: {', '.join(MACHINES)}")
+    p.add_argument("--patch-size", help="odd number, HEIGHTxWIDTH, or a comma-separated list over equal intervals of t; the data's own if not given")
+    p.add_argument("--border", default=d.border, help=f"border of local machines: {', '.join(BORDERS)}")
+    p.add_argument("--label", type=int, help="restrict the training set to one class")
+    p.add_argument("--schedule", default=d.schedule, help=f"noise schedule: {', '.join(SCHEDULES)}")
+    p.add_argument("--levels", type=int, default=d.levels, help="noise levels at which the loss is measured")
+    p.add_argument("--draws", type=int, default=d.draws, help="noisy images per level")
+    p.add_argument("--samples", type=int, help="samples of each machine; 2000 where there is a rule to check, else 100, if not given")
+    p.add_argument("--sampler", default=d.sampler, help=f"sampler: {', '.join(SAMPLERS)}")
+    p.add_argument("--steps", type=int, default=d.steps, help="sampling steps")
+    p.add_argument("--seed", type=int, default=d.seed, help="seed of all random numbers")
+    p.add_argument("--dtype", default=d.dtype, help="precision: float32 or float64")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_argument("--memory", type=int, default=MEMORY >> 20, help="working memory in MB")
+    p.add_argument("--out", type=Path, help="output directory; runs/DATASET if not given")
+    p.add_argument("--resume", action="store_true", help="continue an interrupted run of the same options")
+    return p
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    arguments = vars(parser().parse_args(argv))
+    try:
+        run(**arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --resume goes on from the last finished machine", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = None, resume: bool = False, **options) -> dict:
+    """Compute, save and print everything; returns the report.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        memory: Working memory in MB.
+        out: Output directory; ``runs/DATASET`` by default.
+        resume: Whether to continue an interrupted run.
+        options: Fields of `Config`.
+
+    Raises:
+        InputError: If an option is not fit to use; nothing is written then.
+    """
+    task = prepare(Config(**{**options, "machines": tuple(options.get("machines", MACHINES))}), device, memory)
+    identity = {**asdict(task.config), "data": task.data.fingerprint, "versions": versions()}
+    identity["machines"] = list(task.config.machines)
+    results = ResultDirectory(out or Path("runs") / task.config.dataset.partition(":")[0], identity, resume)
+    console = Console(stderr=True)
+    with _progress(console) as progress:
+        parts = {name: _measured(name, task, results, progress) for name in task.machines}
+    report, tensors = _report(task, parts), {f"samples.{name}": part[1]["samples"] for name, part in parts.items()}
+    tensors["initial_noise"] = _noise(task)
+    _draw(results.path, report, task, parts)
+    results.finish(report, tensors)
+    _print(report, task, results.path)
+    return report
+
+
+def prepare(config: Config, device: str, memory: int) -> Task:
+    """Check every option and build what the run needs; writes nothing."""
+    for name, value in (("levels", config.levels), ("steps", config.steps)):
+        _require(value >= 1, f"--{name} {value}", "at least 1")
+    _require(config.draws >= 2, f"--draws {config.draws}", "at least 2, for a standard error")
+    _require(config.samples is None or config.samples >= 1, f"--samples {config.samples}", "at least 1")
+    _require(config.seed >= 0, f"--seed {config.seed}", "0 or more")
+    _require(config.dtype in ("float32", "float64"), f"--dtype {config.dtype!r}", "'float32' or 'float64'")
+    for name in config.machines:
+        _require(name in MACHINES, f"machine {name!r}", choices(MACHINES))
+    where = _device(device)
+    noise, _ = schedule(config.schedule), sampler(config.sampler)
+    patch_size = None if config.patch_size is None else parse_patch_size(config.patch_size)
+    data = load(config.dataset).select(config.label)
+    options = {"schedule": noise, "memory": memory << 20}
+    local = {"patch_size": patch_size or data.patch_size, "border": config.border}
+    machines = {
+        name: MACHINES[name](data, **options, **(local if MACHINES[name].per_pixel else {})) for name in dict.fromkeys(config.machines)
+    }
+    times = [(i + 0.5) / config.levels for i in range(config.levels)]
+    return Task(config, data, noise, times, machines, where, getattr(torch, config.dtype))
+
+
+def _require(condition: bool, given: str, expected: str) -> None:
+    if not condition:
+        raise InputError(given, expected, "see --help")
+
+
+def _device(name: str) -> torch.device:
+    _require(name in ("auto", "cpu", "cuda"), f"--device {name!r}", "'auto', 'cpu' or 'cuda'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda", "a CUDA device that torch can use", "run with --device cpu, or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def parse_patch_size(text: str) -> PatchSize:
+    """``5``, ``3x1``, or several of these separated by commas."""
+    try:
+        sizes = [tuple(int(n) for n in part.split("x")) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--patch-size {text!r}", "sizes such as 5, 3x1 or 3,5,7", "correct the option") from None
+    return PatchSchedule.of([size[0] if len(size) == 1 else size for size in sizes])
+
+
+def _measured(name: str, task: Task, results: ResultDirectory, progress: Progress) -> tuple[dict, dict[str, Tensor]]:
+    """Losses and samples of one machine, computed or taken from an interrupted run."""
+    saved = results.part(name)
+    if saved is None:
+        start = time.perf_counter()
+        losses = _losses(task.machines[name], task, progress, name)
+        samples = _samples(task.machines[name], task, progress, name)
+        results.save_part(name, {**losses, "seconds": time.perf_counter() - start}, {"samples": samples})
+        saved = results.part(name)
+    if not progress.console.is_terminal:
+        progress.console.print(f"{name}: {saved[0]['seconds']:.1f} s")
+    return saved
+
+
+def _losses(machine: AnalyticDenoiser, task: Task, progress: Progress, name: str) -> dict[str, list[float]]:
+    ideal = Ideal(task.data, task.schedule, memory=machine.memory)
+    losses: list[tuple[Estimate, Estimate]] = []
+    for t in progress.track(task.times, description=f"{name}: loss"):
+        noisy = noisy_images(task.data, task.schedule, t, task.config.draws, task.config.seed, task.device)
+        noisy = noisy._replace(x_t=noisy.x_t.to(task.dtype))
+        losses.append(denoising_loss(machine, noisy, ideal.denoise(noisy.x_t, t)))
+    loss, excess = zip(*losses, strict=True)
+    return {
+        "loss": [e.value for e in loss],
+        "loss_stderr": [e.stderr for e in loss],
+        "excess": [e.value for e in excess],
+        "excess_stderr": [e.stderr for e in excess],
+    }
+
+
+def _samples(machine: AnalyticDenoiser, task: Task, progress: Progress, name: str) -> Tensor:
+    run = sampler(task.config.sampler)(machine, task.config.steps, seed=task.config.seed)
+    return run(_noise(task).to(task.device), progress=progress, description=f"{name}: samples").images.cpu()
+
+
+def _noise(task: Task) -> Tensor:
+    return initial_noise(task.schedule, (task.samples, *task.data.images.shape[1:]), task.config.seed, task.dtype)
+
+
+def _report(task: Task, parts: dict[str, tuple[dict, dict[str, Tensor]]]) -> dict:
+    alpha, sigma = task.schedule(torch.tensor(task.times, dtype=torch.float64))
+    return {
+        "config": asdict(task.config),
+        "versions": versions(),
+        "data": {
+            "name": task.data.name,
+            "fingerprint": task.data.fingerprint,
+            "images": len(task.data),
+            "shape": list(task.data.images.shape[1:]),
+            "patch_size": list(task.data.patch_size),
+        },
+        "device": str(task.device),
+        "baseline": task.data.rule.baseline if task.data.rule else None,
+        "levels": [{"t": t, "alpha": a, "sigma": s} for t, a, s in zip(task.times, alpha.tolist(), sigma.tolist(), strict=True)],
+        "machines": {name: values for name, (values, _) in parts.items()},
+        "samples": {name: _judged(tensors["samples"], task.data) for name, (_, tensors) in parts.items()},
+    }
+
+
+def _judged(samples: Tensor, data: ImageSet) -> dict[str, float]:
+    """What samples obey, and what they copy."""
+    copies = memorisation(samples, data)
+    share = Proportion.of(copies.memorised)
+    judged = {
+        "count": len(samples),
+        "nearest_distance": float(copies.distance.median()),
+        "memorised": share.value,
+        "memorised_low": share.low,
+        "memorised_high": share.high,
+    }
+    if data.rule is not None:
+        consistency = Proportion.of(data.rule.consistent(samples))
+        judged |= {
+            "consistency": consistency.value,
+            "consistency_low": consistency.low,
+            "consistency_high": consistency.high,
+            "valid": float((data.rule.decode(samples) >= 0).all(1).double().mean()),
+        }
+    return judged
+
+
+def _draw(path: Path, report: dict, task: Task, parts: dict[str, tuple[dict, dict[str, Tensor]]]) -> None:
+    from theory.picture import draw  # matplotlib takes a second to load, and is only needed at the end
+
+    samples = {name: tensors["samples"] for name, (_, tensors) in parts.items()}
+    good = task.data.rule.consistent if task.data.rule else lambda x: memorisation(x, task.data).memorised
+    draw(path / "summary.png", report, samples, task.data, {name: good(s) for name, s in samples.items()})
+
+
+def _progress(console: Console) -> Progress:
+    """A live display on a terminal; elsewhere lines are printed instead."""
+    columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _print(report: dict, task: Task, path: Path) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    data = report["data"]
+    shape = " x ".join(map(str, data["shape"]))
+    console.print(f"\n[bold]{data['name']}[/bold]: {data['images']} images of {shape}, fingerprint {data['fingerprint'][:12]}\n")
+    console.print(_loss_table(report))
+    console.print(_sample_table(report, task))
+    console.print(f"\nwritten to {path}: report.json, samples.safetensors, summary.png", highlight=False)
+
+
+def _loss_table(report: dict) -> Table:
+    table = Table(title="Denoising loss per image, above the ideal one (± standard error)", title_justify="left")
+    table.add_column("sigma/alpha", justify="right")
+    table.add_column("ideal loss", justify="right")
+    others = [name for name in report["machines"] if name != "ideal"]
+    for name in others:
+        table.add_column(name, justify="right")
+    for i, level in enumerate(report["levels"]):
+        ideal = report["machines"].get("ideal")
+        cells = [f"{level['sigma'] / level['alpha']:.3f}", f"{ideal['loss'][i]:.3f}" if ideal else "-"]
+        cells += [f"{m['excess'][i]:.3f} ± {m['excess_stderr'][i]:.3f}" for m in (report["machines"][n] for n in others)]
+        table.add_row(*cells)
+    return table
+
+
+def _sample_table(report: dict, task: Task) -> Table:
+    table = Table(title=f"{task.samples} samples each, from the same noise (95% interval)", title_justify="left")
+    table.add_column("machine")
+    for column in (["consistent", "all cells valid"] if task.data.rule else []) + ["memorised", "distance to nearest", "seconds"]:
+        table.add_column(column, justify="right")
+    for name, s in report["samples"].items():
+        rule = [_share(s, "consistency"), f"{100 * s['valid']:.1f}%"] if task.data.rule else []
+        seconds = f"{report['machines'][name]['seconds']:.1f}"
+        table.add_row(name, *rule, _share(s, "memorised"), f"{s['nearest_distance']:.4f}", seconds)
+    if task.data.rule:
+        table.caption = f"random colours are consistent with probability {100 * report['baseline']:.3f}%"
+    return table
+
+
+def _share(values: dict[str, float], name: str) -> str:
+    return f"{100 * values[name]:.1f}% ({100 * values[name + '_low']:.1f} to {100 * values[name + '_high']:.1f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
