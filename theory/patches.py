@@ -143,7 +143,7 @@ def interior_block(height: int, width: int, size: Size) -> Block:
     return Block((rh, height - rh), (rw, width - rw), rh, rh, rw, rw)
 
 
-def wrap(images: Images, size: Size) -> Images:
+def wrap(images: Images, size: Size) -> Float[Tensor, "B C h w"]:
     """Images padded by wrapping around, so that every pixel's window lies inside (any patch size)."""
     index = [torch.arange(-(k // 2), n + k // 2, device=images.device) % n for k, n in zip(size, images.shape[-2:], strict=True)]
     return images[:, :, index[0][:, None], index[1]]
@@ -160,7 +160,7 @@ def windows(images: Images, block: Block) -> Float[Tensor, "B C y x i j"]:
     return area.unfold(2, block.window[0], 1).unfold(3, block.window[1], 1)
 
 
-def centres(images: Images, block: Block) -> Images:
+def centres(images: Images, block: Block) -> Float[Tensor, "B C y x"]:
     """The pixels of a block themselves, as a view."""
     return images[:, :, slice(*block.rows), slice(*block.cols)]
 

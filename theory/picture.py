@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 # Okabe & Ito's colours, told apart by all readers.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 MARKERS = "osD^vP*X"
+LINES = ["-", "-", "-", "--"]
 GOOD, BAD = "#009E73", "#D55E00"
 COLUMNS = 12
 STYLE = {
@@ -44,7 +45,7 @@ def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, m
     """
     columns = min(COLUMNS, *(len(s) for s in samples.values()))
     height, width = data.images.shape[-2:]
-    row = min(11 / columns, 1.15) * height / width
+    row = min(11 / columns, 1.0) * min(height / width, 1)
     rows = len(samples) + 1
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(12, 3.9 + rows * (row + 0.05)), layout="constrained")
@@ -70,7 +71,9 @@ def _losses(axes, report: dict) -> None:
                 yerr=[2 * e for e in machine["excess_stderr"]],
                 color=COLOURS[i % len(COLOURS)],
                 marker=MARKERS[i % len(MARKERS)],
-                markersize=4,
+                linestyle=LINES[i % len(LINES)],  # machines may coincide: both must show
+                markersize=8 - 1.5 * min(i, 3),
+                linewidth=2.4 - 0.4 * min(i, 3),
                 capsize=2,
                 label=title(name),
             )
@@ -99,17 +102,15 @@ def _shares(axes, report: dict) -> None:
         capsize=3,
         height=0.6,
     )
+    baseline = 100 * (report["baseline"] or 0)
     for i, (value, high) in enumerate(zip(values, bounds[1], strict=True)):
-        axes.text(high + 1.5, i, f"{value:.1f}%", va="center")
+        axes.text(max(high, baseline) + 2, i, f"{value:.1f}%", va="center")
     axes.set_yticks(range(len(names)), [title(n) for n in names])
     axes.invert_yaxis()
     axes.set(xlim=(0, 118), xticks=range(0, 101, 20))
     if kind == "consistency":
-        axes.axvline(100 * report["baseline"], color="0.3", linestyle="--", linewidth=1)
-        axes.annotate(
-            f"random colours {100 * report['baseline']:.1f}%", (100 * report["baseline"], -0.42), (12, 0), textcoords="offset points",
-            va="center", fontsize=8, color="0.3",
-        )  # fmt: skip
+        axes.axvline(baseline, color="0.3", linestyle="--", linewidth=1, label=f"random colours, {baseline:.1f}%")
+        axes.legend(loc="lower right")
         axes.set_title("Samples that obey the rule")
         axes.set_xlabel("consistent samples (%, 95% interval)")
     else:

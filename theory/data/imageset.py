@@ -4,15 +4,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from theory.errors import InputError
-from theory.types import Images, Int, Labels, TrainingImages, Weights
+from theory.types import Images, Int, Weights
 
 
+@runtime_checkable
 class Rule(Protocol):
     """A rule the images of a data set obey, that samples can be checked against."""
 
@@ -43,10 +45,10 @@ class ImageSet:
         InputError: If there is no image, a pixel is NaN or outside [-1, 1], or weights or labels don't fit.
     """
 
-    images: TrainingImages
+    images: Tensor  # not typed by shape: what a user gives is checked below, in words
     name: str
-    weights: Weights | None = None
-    labels: Labels | None = None
+    weights: Tensor | None = None
+    labels: Tensor | None = None
     patch_size: tuple[int, int] = (3, 3)
     rule: Rule | None = None
 
@@ -127,8 +129,6 @@ class ImageSet:
 
 def uniforms(count: int, seed: int) -> Tensor:
     """Uniform numbers in [0, 1), float64; a longer draw begins with the shorter one."""
-    import numpy as np
-
     return torch.from_numpy(np.random.default_rng(seed).random(count))
 
 

@@ -34,6 +34,7 @@ class Problem:
         source: The candidates.
         queries: Cuts the queries ``(G, Q, d)`` out of centred noisy images; ``Q`` runs over images
             first, then over the pixels of the problem.
+        repeat: Queries per image, Q / B.
         place: Brings values ``(G, Q, v)`` back to image shape ``(B, v', h, w)``.
         rows, cols: Where in the output they go.
         dims: Numbers each group sees, with shape ``(G,)`` (less than ``d`` where windows are cut off).
@@ -41,6 +42,7 @@ class Problem:
 
     source: KeySource
     queries: Callable[[Images], Queries]
+    repeat: int
     place: Callable[[Means], Images]
     rows: slice
     cols: slice
@@ -123,7 +125,7 @@ class AnalyticDenoiser(Denoiser):
     def _posterior(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
         """One class and patch size: solve each problem, in batches that fit the budget."""
         problems = self._problems(label, size, x_t)
-        per_image = max(p.source.groups * p.source.dim for p in problems) * x_t[0, 0].numel()
+        per_image = max(p.source.groups * p.source.dim * p.repeat for p in problems)
         batch = max(1, int(self.memory / 4 / 8 / per_image))
         parts = [
             self._solve(problems, *(c[i : i + batch] for c in (x_t, alpha, sigma)), label=label)
@@ -138,8 +140,7 @@ class AnalyticDenoiser(Denoiser):
         log_evidence, ess = (centred.new_zeros(len(x_t), 1, *x_t.shape[-2:]) for _ in range(2))
         for problem in problems:
             queries = problem.queries(centred)
-            repeat = queries.shape[1] // len(x_t)
-            a, s = alpha.repeat_interleave(repeat), sigma.repeat_interleave(repeat)
+            a, s = (c.repeat_interleave(problem.repeat) for c in (alpha, sigma))
             state = self._summed(queries, a, s, problem.source, self.memory // 2)
             area = (..., problem.rows, problem.cols)
             mean[area] = problem.place(state.mean)

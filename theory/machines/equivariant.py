@@ -39,6 +39,7 @@ class Equivariant(AnalyticDenoiser):
         yield Problem(
             source=KeySource(read, items=count, groups=1, rows=shifts, dim=dim, value_dim=dim),
             queries=lambda x: x.flatten(1)[None],
+            repeat=1,
             place=partial(whole_image, shape=images.shape[1:]),
             rows=slice(None),
             cols=slice(None),

@@ -113,6 +113,7 @@ def _problem(
     return Problem(
         source=KeySource(read, items=len(images), groups=1, rows=per_image, dim=dim, value_dim=channels),
         queries=cut,
+        repeat=output.shape[0] * output.shape[1],
         place=lambda values: rearrange(values, "1 (b y x) v -> b v y x", y=output.shape[0], x=output.shape[1]),
         rows=slice(*output.rows),
         cols=slice(*output.cols),

@@ -38,6 +38,7 @@ class Ideal(AnalyticDenoiser):
         yield Problem(
             source=KeySource(read, items=len(images), groups=1, rows=1, dim=dim, value_dim=dim),
             queries=lambda x: x.flatten(1)[None],
+            repeat=1,
             place=partial(whole_image, shape=images.shape[1:]),
             rows=slice(None),
             cols=slice(None),

@@ -85,6 +85,7 @@ def _row(images: TrainingImages, log_weights: Tensor, size: Size, border: str, y
     return Problem(
         source=KeySource(read, count, groups=width, rows=1, dim=channels * block.window[0] * size[1], value_dim=channels),
         queries=rows,
+        repeat=1,
         place=lambda values: rearrange(values, "x b v -> b v 1 x"),
         rows=slice(y, y + 1),
         cols=slice(None),

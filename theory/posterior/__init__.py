@@ -12,12 +12,12 @@ choose queries, keys, values and weights (`source`).
 """
 
 from theory.errors import InputError, choices
-from theory.posterior.dense import dense
+from theory.posterior.dense import dense_sum
 from theory.posterior.source import Keys, KeySource, stored
 from theory.posterior.state import State
-from theory.posterior.stream import stream
+from theory.posterior.stream import stream_sum
 
-ENGINES = {"stream": stream, "dense": dense}
+ENGINES = {"stream": stream_sum, "dense": dense_sum}
 
 
 def summation(name: str):
@@ -27,4 +27,4 @@ def summation(name: str):
     return ENGINES[name]
 
 
-__all__ = ["ENGINES", "KeySource", "Keys", "State", "dense", "stored", "stream", "summation"]
+__all__ = ["ENGINES", "KeySource", "Keys", "State", "dense_sum", "stored", "stream_sum", "summation"]

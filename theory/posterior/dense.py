@@ -11,7 +11,7 @@ from theory.posterior.state import State
 from theory.types import Coefficients, Queries
 
 
-def dense(queries: Queries, alpha: Coefficients, sigma: Coefficients, source: KeySource, memory: int) -> State:
+def dense_sum(queries: Queries, alpha: Coefficients, sigma: Coefficients, source: KeySource, memory: int) -> State:
     """The state of all queries after all keys.
 
     Args:

@@ -62,7 +62,7 @@ def stored(source: KeySource) -> KeySource:
     everything = source.read(0, source.items)
     merged = [_merge(*group) for group in zip(*everything, strict=True)]
     count = max(len(keys) for keys, _, _ in merged)
-    padded = Keys(*(torch.stack([_pad(x, count, fill) for x in part]) for part, fill in zip(zip(*merged, strict=True), (0, 0, -torch.inf), strict=True)))
+    padded = Keys(*(torch.stack([_pad(x, count, fill) for x in part]) for part, fill in zip(zip(*merged, strict=True), (0.0, 0.0, -torch.inf), strict=True)))
     return KeySource(
         lambda start, stop: Keys(*(x[:, start:stop] for x in padded)), count, source.groups, 1, source.dim, source.value_dim
     )

@@ -56,7 +56,7 @@ class State:
         """The states of some queries."""
         return State(*(x[:, rows] for x in (self.max, self.sum, self.square, self.weighted)))
 
-    def put(self, rows: Tensor, other: "State") -> None:
+    def put(self, rows: Tensor | slice, other: "State") -> None:
         """Overwrite the states of some queries, in place."""
         self.max[:, rows], self.sum[:, rows] = other.max, other.sum
         self.square[:, rows], self.weighted[:, rows] = other.square, other.weighted

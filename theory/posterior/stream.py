@@ -28,7 +28,7 @@ from torch import Tensor
 
 from theory.posterior.source import KeySource, items_within
 from theory.posterior.state import State
-from theory.types import Coefficients, KeyRows, LogWeights, PerQuery, Queries
+from theory.types import Coefficients, Float, KeyRows, PerQuery, Queries
 
 TOLERANCE = 1e-4  # largest error of a float32 logit that is used as it is
 FLOOR = -60.0  # smallest exponent relative to the maximum
@@ -38,7 +38,7 @@ TILE = {"cpu": 2**21, "cuda": 2**26}  # pairs in flight: what a CPU's caches hol
 
 
 @torch.no_grad()
-def stream(queries: Queries, alpha: Coefficients, sigma: Coefficients, source: KeySource, memory: int) -> State:
+def stream_sum(queries: Queries, alpha: Coefficients, sigma: Coefficients, source: KeySource, memory: int) -> State:
     """The state of all queries after all keys.
 
     Args:
@@ -86,10 +86,10 @@ class _Chunk:
         self.extended = self._extend(self.keys)
 
     @cached_property
-    def exact(self) -> KeyRows:
+    def exact(self) -> Float[Tensor, "G K e"]:
         return self._extend(self.keys.double())
 
-    def _extend(self, keys: KeyRows) -> KeyRows:
+    def _extend(self, keys: KeyRows) -> Float[Tensor, "G K d+2"]:
         return torch.cat([keys, self.squares.to(keys), self.log_weights[..., None].to(keys)], -1)
 
 
@@ -162,7 +162,7 @@ class _Tile:
         return logits
 
     @cached_property
-    def extended(self) -> Queries:
+    def extended(self) -> Float[Tensor, "G Q e"]:
         """Queries scaled so that one product with extended keys gives logits, in float64."""
         precision = (self.alpha / self.sigma**2)[:, None]
         square = (-0.5 * self.alpha[:, None] * precision).expand(len(self.queries), -1, 1)

@@ -1,0 +1,31 @@
+"""Shapes and types in signatures are checked at run time, here and nowhere else."""
+
+import pytest
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401  (the hook finds it by name)
+
+install_import_hook("theory", "tests.typecheck.checked")
+
+import torch  # noqa: E402
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request) -> torch.dtype:
+    return request.param
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """CUDA tests run where there is CUDA. Where they were asked for by ``-m cuda`` and there is none, they fail."""
+    if torch.cuda.is_available() or "cuda" in config.option.markexpr:
+        return
+    keep = [item for item in items if item.get_closest_marker("cuda") is None]
+    dropped = len(items) - len(keep)
+    if dropped:
+        config.hook.pytest_deselected(items=[item for item in items if item not in keep])
+        items[:] = keep
