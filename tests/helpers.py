@@ -7,7 +7,7 @@ from theory.data import ImageSet
 
 def assert_close(actual, expected, *, rtol: float = 0.0, atol: float = 0.0) -> None:
     """Equal shapes, no NaN, and a largest error within ``atol + rtol * max|expected|``; prints the worst."""
-    actual, expected = torch.as_tensor(actual).detach().double().cpu(), torch.as_tensor(expected).detach().double().cpu()
+    actual, expected = (torch.as_tensor(x, dtype=torch.float64).detach().cpu() for x in (actual, expected))
     assert actual.shape == expected.shape, f"shapes {tuple(actual.shape)} and {tuple(expected.shape)}"
     assert not actual.isnan().any(), f"{int(actual.isnan().sum())} of {actual.numel()} numbers are NaN"
     worst = float((actual - expected).abs().max())

@@ -81,9 +81,11 @@ def case(request):
 
 def test_5056_distinct_images_of_16_1008_and_4032_weights(case, truth):
     data = case[2]
-    assert len(truth) == 5056 and sum(truth.values()) == 6144
+    assert len(truth) == 5056
+    assert sum(truth.values()) == 6144
     assert Counter(truth.values()) == {6: 16, 2: 1008, 1: 4032}
-    assert len(data) == 5056 and len(data.images.flatten(1).unique(dim=0)) == 5056
+    assert len(data) == 5056
+    assert len(data.images.flatten(1).unique(dim=0)) == 5056
     assert Counter((data.weights * 6144).round().int().tolist()) == {6: 16, 2: 1008, 1: 4032}
 
 
@@ -134,7 +136,7 @@ def test_cell_two_paints_every_cell_as_two_by_two_pixels():
     assert torch.equal(picture, from_ascii("RRGGBBYY", "RRGGBBYY", "GGBBYYRR", "GGBBYYRR"))
 
 
-@pytest.mark.parametrize("layout, patch", [("grid", (5, 5)), ("strip", (3, 1))])
+@pytest.mark.parametrize(("layout", "patch"), [("grid", (5, 5)), ("strip", (3, 1))])
 def test_patch_size_of_one_pixel_cells(layout, patch):
     assert load("toy", layout=layout).patch_size == patch
 
@@ -157,7 +159,9 @@ def test_patch_at_a_cell_sees_its_own_pair_and_no_other(case):
 
 
 # With larger cells every 13th, for speed.
-@pytest.mark.parametrize("layout, cell, step", [("grid", 1, 1), ("strip", 1, 1), ("grid", 2, 13), ("strip", 2, 13)])
+@pytest.mark.parametrize(
+    ("layout", "cell", "step"), [("grid", 1, 1), ("strip", 1, 1), ("grid", 2, 13), ("strip", 2, 13)]
+)
 def test_all_65536_colourings_are_decoded_and_judged_right(layout, cell, step):
     colourings = list(product(range(4), repeat=8))[::step]
     rule, pictures = Toy(layout, cell), paint(colourings, layout, cell).float()
@@ -166,7 +170,7 @@ def test_all_65536_colourings_are_decoded_and_judged_right(layout, cell, step):
 
 
 def test_render_and_decode_are_inverse(case):
-    layout, cell, data = case
+    _layout, _cell, data = case
     cells = data.rule.decode(data.images)
     assert torch.equal(data.rule.render(cells), data.images)
     assert sorted(map(tuple, cells.tolist())) == sorted(draws())
@@ -177,7 +181,7 @@ def test_every_training_image_is_consistent(case):
 
 
 @pytest.mark.parametrize(
-    "colours, verdict",
+    ("colours", "verdict"),
     [
         ("RRRR GGGG", True),
         ("RGBY YBGR", True),
@@ -195,19 +199,19 @@ def test_hand_made_pictures_are_judged_right(layout, colours, verdict):
 
 # Two directions in colour space: along one axis, and along the diagonal.
 @pytest.mark.parametrize("direction", [(0, 0, 1), (-1, 1, -1)])
-@pytest.mark.parametrize("number", range(8))
-def test_a_cell_farther_than_half_from_every_colour_is_not_a_colour(case, number, direction):
+@pytest.mark.parametrize(("distance", "is_colour"), [(0.49, True), (0.51, False)])
+def test_a_cell_farther_than_half_from_every_colour_is_not_a_colour(case, direction, distance, is_colour):
     layout, cell, data = case
     colours = cells_of("RGBY GBYR")
-    y, x = [place[number // 4] for place in PAIRS[layout]][number % 4]
+    pictures = paint([colours] * 8, layout, cell)
     step = torch.tensor(direction, dtype=torch.float64) / math.dist(direction, (0, 0, 0))
-    for distance, decoded in ((0.49, colours[number]), (0.51, -1)):
-        picture = paint([colours], layout, cell)
+    for number in range(8):  # another cell of each picture
+        y, x = PAIRS[layout][number % 4][number // 4]
         # All of it on one pixel: only the mean of the cell counts.
-        picture[0, :, y * cell, x * cell] += distance * cell**2 * step
-        expected = [*colours[:number], decoded, *colours[number + 1 :]]
-        assert data.rule.decode(picture).tolist() == [expected]
-        assert data.rule.consistent(picture).tolist() == [decoded >= 0]
+        pictures[number, :, y * cell, x * cell] += distance * cell**2 * step
+    expected = [[c if is_colour or i != number else -1 for i, c in enumerate(colours)] for number in range(8)]
+    assert data.rule.decode(pictures).tolist() == expected
+    assert data.rule.consistent(pictures).tolist() == [is_colour] * 8
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0, float("nan")])
@@ -246,7 +250,7 @@ def enumerated(truth):
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.1, 0.4, 0.7, 0.9, 0.99, 0.999])
-@pytest.mark.parametrize("layout, cell", ENUMERATED)
+@pytest.mark.parametrize(("layout", "cell"), ENUMERATED)
 def test_factorised_posterior_mean_is_the_sum_over_all_images(enumerated, layout, cell, sigma):
     images, weights = enumerated[layout, cell]
     alpha = math.sqrt(1 - sigma**2)

@@ -70,11 +70,11 @@ class ResultDirectory:
             ) from error
 
     def _require_own(self) -> None:
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise InputError(f"output directory {self.path}, which is a file", "a directory", "choose another --out")
         try:
+            if not self.path.exists():
+                return
+            if not self.path.is_dir():
+                raise InputError(f"output directory {self.path}, which is a file", "a directory", "choose another --out")
             occupied = any(self.path.iterdir())
         except OSError as error:
             raise InputError(f"output directory {self.path} ({error.strerror})", "a readable directory", "choose another --out") from error

@@ -111,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}: free space or choose another --out; --resume keeps what is finished", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume goes on from the last finished machine", file=sys.stderr)
         return 130
