@@ -76,9 +76,7 @@ def equivariant_local(x, images, weights, alpha, sigma, size, border, patches="a
 
     def candidates(y, x_, offsets):
         places = [(i, j) for i in range(height) for j in range(width) if allowed(i, j, offsets)]
-        return [
-            (_patch(k, i, j, offsets), k[:, i, j], w / len(places)) for k, w in zip(images, weights, strict=True) for i, j in places
-        ]
+        return [(_patch(k, i, j, offsets), k[:, i, j], w / len(places)) for k, w in zip(images, weights, strict=True) for i, j in places]
 
     return _per_pixel(x, size, border, candidates, alpha, sigma)
 

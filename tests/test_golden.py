@@ -64,7 +64,7 @@ def test_every_golden_row_is_covered():
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_is_within_1e_4_of_float64_at_every_noise_level(name, kind):
-    data, arrays = golden(name)
+    data, _ = golden(name)
     model = machine(name, kind, 0 if kind in ("ideal", "equivariant") else 7)
     sigmas = torch.tensor([0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.95, 0.999], dtype=torch.float64)
     schedule = CosineSchedule()

@@ -59,9 +59,7 @@ def test_stream_equals_extended_precision(sigma, key_dtype, tolerance):
 
 def states(seed: int, count: int) -> list[State]:
     q, k, v, w = problem(keys=4 * count, seed=seed)
-    return [
-        stream(q, *coefficients(0.9, 0.3, 7), source_of(k[:, i::count], v[:, i::count], w[:, i::count]), MEMORY) for i in range(count)
-    ]
+    return [stream(q, *coefficients(0.9, 0.3, 7), source_of(k[:, i::count], v[:, i::count], w[:, i::count]), MEMORY) for i in range(count)]
 
 
 def assert_same(a: State, b: State) -> None:

@@ -187,12 +187,7 @@ def test_theorem_4_1_every_pixel_is_the_centre_of_its_closest_patch(digits, bord
     for i in range(8):
         for j in range(8):
             offsets = reference.inside(i, j, 8, 8, (3, 3)) if border == "zeros" else reference._all_offsets((3, 3))
-            places = [
-                (a, b)
-                for a in range(8)
-                for b in range(8)
-                if border == "circular" or reference.inside(a, b, 8, 8, (3, 3)) == offsets
-            ]
+            places = [(a, b) for a in range(8) for b in range(8) if border == "circular" or reference.inside(a, b, 8, 8, (3, 3)) == offsets]
             patches = np.array([reference._patch(k, a, b, offsets) for k in images for a, b in places])
             centres = np.array([k[0, a, b] for k in images for a, b in places])
             for image in out:

@@ -104,7 +104,19 @@ def test_resume_refuses_another_configuration(toy, capsys):
 
 
 def test_digits_patch_schedule_and_label(tmp_path):
-    arguments = ["--dataset", "digits", "--label", 3, "--patch-size", "3,5x3", "--border", "circular", "--machines", "ideal", "equivariant_local"]
+    arguments = [
+        "--dataset",
+        "digits",
+        "--label",
+        3,
+        "--patch-size",
+        "3,5x3",
+        "--border",
+        "circular",
+        "--machines",
+        "ideal",
+        "equivariant_local",
+    ]
     assert run(*arguments, *SMALL, "--out", tmp_path / "digits") == 0
     report = json.loads((tmp_path / "digits" / "report.json").read_text())
     assert report["data"]["images"] == int((load("digits").labels == 3).sum())

@@ -129,7 +129,7 @@ class VESchedule(Schedule):
     name = "ve"
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.sigma_min, self.sigma_max = _increasing(sigma_min, sigma_max)
 
     def coefficients(self, t: Coefficient) -> tuple[Coefficient, Coefficient]:
         return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
@@ -148,6 +148,7 @@ class EDMSchedule(Schedule):
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
         self.rho = rho
+        _increasing(sigma_min, sigma_max)
         self.low, self.high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
     def coefficients(self, t: Coefficient) -> tuple[Coefficient, Coefficient]:
@@ -155,6 +156,12 @@ class EDMSchedule(Schedule):
 
     def time(self, ratio: Times) -> Coefficient:
         return (self._reached(ratio) ** (1 / self.rho) - self.low) / (self.high - self.low)
+
+
+def _increasing(sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    if not 0 < sigma_min < sigma_max:
+        raise InputError(f"sigma_min={sigma_min}, sigma_max={sigma_max}", "0 < sigma_min < sigma_max", "correct the noise range")
+    return sigma_min, sigma_max
 
 
 SCHEDULES: dict[str, type[Schedule]] = {s.name: s for s in (CosineSchedule, VPLinearSchedule, VESchedule, EDMSchedule)}

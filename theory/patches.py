@@ -11,6 +11,7 @@ size centred there. What it sees at the border depends on the padding:
 A border class is a rectangle of pixels with one common window, so it is stored as a `Block`.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -40,7 +41,8 @@ class PatchSchedule:
 
     def __call__(self, t: float) -> Size:
         """The patch size at time ``t`` in [0, 1]."""
-        return self.sizes[min(int(t * len(self.sizes)), len(self.sizes) - 1)]
+        edges = [(i + 1) / len(self.sizes) for i in range(len(self.sizes) - 1)]  # as a user writes them: t * n may round down
+        return self.sizes[bisect_right(edges, t)]
 
     @classmethod
     def of(cls, patch_size: "PatchSize") -> "PatchSchedule":
@@ -51,13 +53,16 @@ class PatchSchedule:
         """
         if isinstance(patch_size, PatchSchedule):
             return patch_size
-        return cls(tuple(_size(s) for s in (patch_size if isinstance(patch_size, list) else [patch_size])))
+        sizes = patch_size if isinstance(patch_size, list) else [patch_size]
+        if not sizes:
+            raise InputError("an empty list of patch sizes", "at least one size", "give a number, a pair or a list of these")
+        return cls(tuple(_size(s) for s in sizes))
 
 
 PatchSize = int | Size | list[int | Size] | PatchSchedule
 
 
-def _size(size: int | Size) -> Size:
+def _size(size) -> Size:
     pair = size if isinstance(size, tuple) else (size, size)
     if len(pair) != 2 or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 or k % 2 == 0 for k in pair):
         raise InputError(

@@ -78,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
         "--dataset", required=True, help=f"data: {', '.join(SOURCES)}; parameters after a colon, as in toy:layout=strip or npz:FILE"
     )
     p.add_argument("--machines", nargs="+", default=d.machines, metavar="NAME", help=f"machines: {', '.join(MACHINES)}")
-    p.add_argument("--patch-size", help="odd number, HEIGHTxWIDTH, or a comma-separated list over equal intervals of t; the data's own if not given")
+    p.add_argument(
+        "--patch-size", help="odd number, HEIGHTxWIDTH, or a comma-separated list over equal intervals of t; the data's own if not given"
+    )
     p.add_argument("--border", default=d.border, help=f"border of local machines: {', '.join(BORDERS)}")
     p.add_argument("--label", type=int, help="restrict the training set to one class")
     p.add_argument("--schedule", default=d.schedule, help=f"noise schedule: {', '.join(SCHEDULES)}")

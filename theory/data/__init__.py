@@ -23,6 +23,9 @@ from theory.errors import InputError, choices
 SOURCES: dict[str, Callable[..., ImageSet]] = {f.__name__: f for f in (toy, digits, mnist5k, photos, npz, folder)}
 
 
+KINDS = {bool: "true or false", int: "a whole number", str: "text"}
+
+
 def load(spec: str, **parameters) -> ImageSet:
     """The data set of a specification.
 
@@ -39,12 +42,20 @@ def load(spec: str, **parameters) -> ImageSet:
     source = SOURCES[name]
     known = inspect.signature(source).parameters
     given = {**_parse(rest, known, spec), **parameters}
-    for key in given:
+    for key, value in given.items():
         if key not in known:
             raise InputError(f"parameter {key!r} of data set {name!r}", _described(known), "leave it out")
-    if "path" in known and "path" not in given:
+        _require_type(key, value, known[key])
+    if "path" in known and not given.get("path"):
         raise InputError(f"data set {spec!r}", f"a path, as in {name}:PATH", "add the path after a colon")
     return source(**given)
+
+
+def _require_type(key: str, value, parameter: inspect.Parameter) -> None:
+    kind, words = next((k, w) for k, w in KINDS.items() if k.__name__ in str(parameter.annotation))
+    optional = value is None and parameter.default is None
+    if not optional and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+        raise InputError(f"{key}={value!r}", words, "correct the value")
 
 
 def _described(known) -> str:
@@ -55,27 +66,23 @@ def _parse(rest: str, known, spec: str) -> dict:
     """``PATH,key=value,...`` as typed keyword arguments. Commas only separate before ``key=``."""
     parts = re.split(r",(?=\w+=)", rest) if rest else []
     given = {}
-    if parts and "path" in known and not parts[0].startswith("path="):
+    if parts and "path" in known and parts[0].partition("=")[0] not in known:
         given["path"] = parts.pop(0)
     for part in parts:
         key, equals, value = part.partition("=")
-        if not equals:
-            raise InputError(f"{part!r} in {spec!r}", "key=value", f"name the parameter: {_described(known)}")
-        given[key] = _typed(value, known[key].annotation, part) if key in known else value
+        if not equals or key in given:
+            raise InputError(f"{part!r} in {spec!r}", "key=value, each key once", f"name the parameter: {_described(known)}")
+        given[key] = _typed(value, str(known[key].annotation)) if key in known else value
     return given
 
 
-def _typed(value: str, annotation, part: str):
-    if annotation is str:
-        return value
-    if annotation is bool:
-        if value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        raise InputError(part, "true or false", "correct the value")
-    try:
+def _typed(value: str, annotation: str):
+    """The value a text stands for; a text that stands for none is refused by its type later."""
+    if "bool" in annotation:
+        return {"true": True, "false": False}.get(value.lower(), value)
+    if "int" in annotation and re.fullmatch(r"[+-]?\d{1,18}", value):
         return int(value)
-    except ValueError:
-        raise InputError(part, "a whole number", "correct the value") from None
+    return value
 
 
 __all__ = ["SOURCES", "ImageSet", "Rule", "Toy", "load", "toy"]

@@ -49,17 +49,26 @@ def _read(file: Path, size: int | None, grey: bool) -> np.ndarray:
     """One picture as ``(H, W, C)`` uint8."""
     try:
         with Image.open(file) as opened:
+            deep = _more_than_8_bits(opened)
             picture = ImageOps.exif_transpose(opened)
             picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{file}, which can't be read as a picture", "an intact picture file", "remove or replace it") from error
-    if picture.mode not in ("L", "RGB", "P", "1") or "transparency" in picture.info:
-        raise InputError(f"{file} of mode {picture.mode}", "8-bit grey or RGB without transparency", "flatten or convert it")
+    if picture.mode not in ("L", "RGB", "P", "1") or "transparency" in picture.info or deep:
+        mode = f"{picture.mode}{' with more than 8 bits' if deep else ''}"
+        raise InputError(f"{file} of mode {mode}", "8-bit grey or RGB without transparency", "flatten or convert it")
     picture = picture.convert("L" if grey else "RGB")
     if size is not None:
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        side = min(picture.size)
+        left, top = ((n - side) // 2 for n in picture.size)
+        picture = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
     array = np.asarray(picture)
     return array[..., None] if grey else array
+
+
+def _more_than_8_bits(picture: Image.Image) -> bool:
+    """Pillow opens 16-bit colour as 8-bit RGB without a word; only the decoder's arguments show it."""
+    return any("16" in str(tile[3]) or (isinstance(tile[3], tuple) and tile[3][-1] == 65535) for tile in getattr(picture, "tile", []))
 
 
 def _labels(root: Path, files: list[Path]) -> torch.Tensor | None:

@@ -63,23 +63,34 @@ class ImageSet:
         check_pixels(images, self.name)
         object.__setattr__(self, "images", images.to(torch.float32))
         object.__setattr__(self, "weights", self._checked_weights())
-        if self.labels is not None and self.labels.shape != (len(images),):
-            raise InputError(
-                f"{self.name}: labels of shape {tuple(self.labels.shape)}", f"({len(images)},), one for each image", "check the labels"
-            )
+        object.__setattr__(self, "labels", self._checked_labels())
 
     def _checked_weights(self) -> Weights:
         count = len(self.images)
         if self.weights is None:
             return torch.full((count,), 1 / count, dtype=torch.float64)
         weights = self.weights.to(torch.float64)
-        if weights.shape != (count,) or not weights.isfinite().all() or (weights < 0).any() or weights.sum() <= 0:
+        # A sum that overflows would make every weight zero.
+        fit = weights.shape == (count,) and bool(weights.isfinite().all() and weights.sum().isfinite())
+        if not fit or (weights < 0).any() or weights.sum() <= 0:
             raise InputError(
-                f"{self.name}: weights of shape {tuple(weights.shape)}, from {float(weights.min()):g} to {float(weights.max()):g}",
+                f"{self.name}: weights {_few(self.weights)}",
                 f"{count} finite weights, none negative, some positive",
                 "check the weights",
             )
         return weights / weights.sum()
+
+    def _checked_labels(self) -> Tensor | None:
+        labels = self.labels
+        if labels is None:
+            return None
+        if labels.shape != (len(self.images),) or labels.is_floating_point() or labels.is_complex():
+            raise InputError(
+                f"{self.name}: labels {_few(labels)} of dtype {labels.dtype}",
+                f"{len(self.images)} integers, one for each image",
+                "number the classes",
+            )
+        return labels.to(torch.int64)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -123,12 +134,20 @@ class ImageSet:
     def draw(self, count: int, seed: int) -> Images:
         """Images drawn by weight, with shape ``(count, C, H, W)``; the first ones do not depend on ``count``."""
         uniform = uniforms(count, seed)
-        index = torch.searchsorted(self.weights.cumsum(0), uniform).clamp_(max=len(self) - 1)
+        index = torch.searchsorted(self.weights.cumsum(0), uniform, right=True)  # right: never an image of weight zero
+        index = index.clamp_(max=int(self.weights.nonzero()[-1]))  # where the sum rounds to just below 1
         return self.images[index]
+
+
+def _few(numbers: Tensor) -> str:
+    """Shape and first numbers, for an error."""
+    return f"{numbers.flatten()[:4].tolist()}{'...' if numbers.numel() > 4 else ''} of shape {tuple(numbers.shape)}"
 
 
 def uniforms(count: int, seed: int) -> Tensor:
     """Uniform numbers in [0, 1), float64; a longer draw begins with the shorter one."""
+    if count < 0 or seed < 0:
+        raise InputError(f"{count} draws with seed {seed}", "neither to be negative", "correct them")
     return torch.from_numpy(np.random.default_rng(seed).random(count))
 
 

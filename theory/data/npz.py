@@ -1,6 +1,7 @@
 """Images from a NumPy archive."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,27 +34,32 @@ def npz(path: str) -> ImageSet:
             "move the channels first, as in x.transpose(0, 3, 1, 2)",
         )
     pixels = _pixels(images, path)
-    labels = arrays.get("labels")
-    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"{path}: labels of dtype {labels.dtype}", "integer labels", "number the classes")
     return ImageSet(
-        pixels,
-        f"npz:{path}",
-        weights=None if "weights" not in arrays else torch.from_numpy(arrays["weights"].astype(np.float64)),
-        labels=None if labels is None else torch.from_numpy(labels.astype(np.int64)),
+        pixels, f"npz:{path}", weights=_plain(arrays, "weights", np.floating, path), labels=_plain(arrays, "labels", np.integer, path)
     )
+
+
+def _plain(arrays: dict[str, np.ndarray], name: str, kind: type, path: str) -> torch.Tensor | None:
+    """An optional array, where it is of that kind of number and fits 64 bits."""
+    array = arrays.get(name)
+    if array is None:
+        return None
+    if kind is np.floating and np.issubdtype(array.dtype, np.integer):
+        array = array.astype(np.float64)
+    if not np.issubdtype(array.dtype, kind) or (array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any()):
+        wanted = "integers" if kind is np.integer else "real numbers"
+        raise InputError(f"{path}: {name} of dtype {array.dtype}", f"{wanted} of at most 64 bits", "convert them")
+    return torch.from_numpy(array.astype(np.int64 if kind is np.integer else np.float64))
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise InputError(f"file {path}", "an existing .npz file", "check the path")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(
-            f"file {path}", "a readable .npz archive of plain arrays", "write it with np.savez(FILE, images=x)"
-        ) from error
+    except (OSError, ValueError, TypeError, AttributeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"file {path}", "a readable .npz archive of plain arrays", "write it with np.savez(FILE, images=x)") from error
 
 
 def _pixels(images: np.ndarray, path: str) -> torch.Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
 
-from theory.data.imageset import ImageSet
+from theory.data.imageset import ImageSet, uniforms
 from theory.errors import InputError
 
 
@@ -22,7 +22,7 @@ def photos(count: int = 500, size: int = 32, seed: int = 0) -> ImageSet:
         raise InputError(f"photos of size {size}", f"a size from 1 to {limit} pixels", "choose a smaller crop")
     if count < 1:
         raise InputError(f"{count} photos", "a positive count", "ask for at least one crop")
-    places = np.random.default_rng(seed).random((count, 3))
+    places = uniforms(count * 3, seed).numpy().reshape(count, 3)
     which = (places[:, 0] * len(sources)).astype(int)
     top = (places[:, 1] * (sources.shape[1] - size + 1)).astype(int)
     left = (places[:, 2] * (sources.shape[2] - size + 1)).astype(int)

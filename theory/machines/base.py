@@ -127,10 +127,7 @@ class AnalyticDenoiser(Denoiser):
         problems = self._problems(label, size, x_t)
         per_image = max(p.source.groups * p.source.dim * p.repeat for p in problems)
         batch = max(1, int(self.memory / 4 / 8 / per_image))
-        parts = [
-            self._solve(problems, *(c[i : i + batch] for c in (x_t, alpha, sigma)), label=label)
-            for i in range(0, len(x_t), batch)
-        ]
+        parts = [self._solve(problems, *(c[i : i + batch] for c in (x_t, alpha, sigma)), label=label) for i in range(0, len(x_t), batch)]
         return parts[0] if len(parts) == 1 else Posterior(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
     def _solve(self, problems: list[Problem], x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None) -> Posterior:
@@ -214,7 +211,9 @@ def _per_image(value: Tensor, batch: int, what: str) -> Tensor:
     if value.ndim == 0:
         return value.expand(batch)
     if value.shape != (batch,):
-        raise InputError(f"{what} of shape {tuple(value.shape)} for {batch} images", f"shape () or ({batch},)", "pass one for all or one each")
+        raise InputError(
+            f"{what} of shape {tuple(value.shape)} for {batch} images", f"shape () or ({batch},)", "pass one for all or one each"
+        )
     return value
 
 

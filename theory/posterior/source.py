@@ -15,7 +15,6 @@ from torch import Tensor
 
 from theory.types import KeyRows, LogWeights, ValueRows
 
-
 PIECE = 2**14  # rows hashed or compared at a time
 
 
@@ -62,10 +61,13 @@ def stored(source: KeySource) -> KeySource:
     everything = source.read(0, source.items)
     merged = [_merge(*group) for group in zip(*everything, strict=True)]
     count = max(len(keys) for keys, _, _ in merged)
-    padded = Keys(*(torch.stack([_pad(x, count, fill) for x in part]) for part, fill in zip(zip(*merged, strict=True), (0.0, 0.0, -torch.inf), strict=True)))
-    return KeySource(
-        lambda start, stop: Keys(*(x[:, start:stop] for x in padded)), count, source.groups, 1, source.dim, source.value_dim
+    padded = Keys(
+        *(
+            torch.stack([_pad(x, count, fill) for x in part])
+            for part, fill in zip(zip(*merged, strict=True), (0.0, 0.0, -torch.inf), strict=True)
+        )
     )
+    return KeySource(lambda start, stop: Keys(*(x[:, start:stop] for x in padded)), count, source.groups, 1, source.dim, source.value_dim)
 
 
 def _pad(rows: Tensor, count: int, fill: float) -> Tensor:
