@@ -63,6 +63,11 @@ def sixteen_bit_png(path):
     return written(path / "a.png", b"\x89PNG\r\n\x1a\n" + header + body + png_chunk(b"IEND", b""))
 
 
+def deep_ppm(path, maximum):
+    """One red-green-blue pixel of two bytes each."""
+    return load(f"folder:{written(path / 'a.ppm', b'P6 1 1 %d ' % maximum + struct.pack('>HHH', 256, 300, 511)).parent}")
+
+
 def sizes(path, *pairs):
     for i, pair in enumerate(pairs):
         picture(path / f"{i}.png", pair)
@@ -113,10 +118,6 @@ def huge_bmp(path):
     return load(f"folder:{path}")
 
 
-def bug(why):
-    return pytest.mark.xfail(reason=why, strict=True)
-
-
 # What is done in a directory of its own, and words that the message must contain ({dir} is that directory).
 ROWS = {
     # specification
@@ -127,21 +128,38 @@ ROWS = {
     "unknown keyword": (lambda d: load("photos", number=3), ["parameter 'number'", "'count', 'size' or 'seed'"]),
     "parameter of none": (lambda d: load("digits:size=3"), ["parameter 'size'", "'digits'", "no parameters"]),
     "value without name": (lambda d: load("toy:strip"), ["'strip' in 'toy:strip'", "key=value", "'layout' or 'cell'"]),
-    "no whole number": (lambda d: load("toy:cell=two"), ["cell=two", "whole number"]),
-    "fraction": (lambda d: load("photos:count=2.5"), ["count=2.5", "whole number"]),
-    "empty value": (lambda d: load("toy:cell="), ["cell=", "whole number"]),
-    "no bool": (lambda d: load(f"folder:{d},grey=1"), ["grey=1", "true or false"]),
+    "no whole number": (lambda d: load("toy:cell=two"), ["cell='two'", "whole number", "correct"]),
+    "fraction": (lambda d: load("photos:count=2.5"), ["count='2.5'", "whole number"]),
+    "empty value": (lambda d: load("toy:cell="), ["cell=''", "whole number"]),
+    "no bool": (lambda d: load(f"folder:{d},grey=1"), ["grey='1'", "true or false"]),
+    "text for a number": (lambda d: load("toy", cell="2"), ["cell='2'", "whole number"]),
+    "fraction as keyword": (lambda d: load("toy", cell=1.5), ["cell=1.5", "whole number"]),
+    "bool for a number": (lambda d: load("toy", cell=True), ["cell=True", "whole number"]),
+    "number for a bool": (lambda d: load(f"folder:{d}", grey=1), ["grey=1", "true or false"]),
+    "number for a text": (lambda d: load("toy", layout=2), ["layout=2", "text"]),
+    "none for a number": (lambda d: load("toy", cell=None), ["cell=None", "whole number"]),
+    "number beyond int64": (lambda d: load("photos:count=99999999999999999999"), ["count='99999999999999999999'", "whole number"]),
+    "parameter given twice": (
+        lambda d: load("photos:count=5,count=7"),
+        ["'count=7' in 'photos:count=5,count=7'", "key=value, each key once", "'count', 'size' or 'seed'"],
+    ),
     "no path": (lambda d: load("npz"), ["data set 'npz'", "a path, as in npz:PATH", "after a colon"]),
     "empty path": (lambda d: load("folder:"), ["data set 'folder:'", "a path, as in folder:PATH"]),
+    "empty path and size": (lambda d: load("folder:,size=4"), ["data set 'folder:,size=4'", "a path, as in folder:PATH"]),
+    "size and no path": (lambda d: load("folder:size=4"), ["data set 'folder:size=4'", "a path, as in folder:PATH"]),
     # toy and photos
     "toy layout": (lambda d: load("toy:layout=ring"), ["layout 'ring'", "'grid' or 'strip'"]),
     "toy cell 0": (lambda d: load("toy:cell=0"), ["cell 0", "at least 1 pixel"]),
     "toy cell -2": (lambda d: load("toy", cell=-2), ["cell -2", "at least 1 pixel"]),
     "photos too large": (lambda d: load("photos:size=428,count=1"), ["size 428", "1 to 427 pixels", "smaller"]),
     "photos of size 0": (lambda d: load("photos:size=0"), ["size 0", "1 to 427 pixels"]),
-    "no photos": (lambda d: load("photos:count=0"), ["0 photos", "positive count", "at least one"]),
-    "-3 photos": (lambda d: load("photos:count=-3"), ["-3 photos", "positive count"]),
-    "photos seed -1": (lambda d: load("photos:count=2,seed=-1"), ["-1"], bug("ValueError of numpy's default_rng")),
+    "no photos": (lambda d: load("photos:count=0"), ["0 photos", "count from 1 to"]),
+    "-3 photos": (lambda d: load("photos:count=-3"), ["-3 photos", "count from 1 to"]),
+    "photos seed -1": (lambda d: load("photos:count=2,seed=-1"), ["2 photos with seed -1", "seed of at least 0"]),
+    "more photos than memory": (
+        lambda d: load("photos:count=999999999999999999"),
+        ["999999999999999999"],
+    ),
     # folder
     "missing folder": (lambda d: load(f"folder:{d}/none"), ["folder {dir}/none", "existing folder", "check the path"]),
     "folder is a file": (lambda d: load(f"folder:{picture(d / 'a.png')}"), ["folder {dir}/a.png", "existing folder"]),
@@ -157,7 +175,7 @@ ROWS = {
     "truncated jpeg": (lambda d: truncated_picture(d, "a.jpg"), ["{dir}/a.jpg", "can't be read", "intact picture"]),
     "truncated bmp": (lambda d: truncated_picture(d, "a.bmp"), ["{dir}/a.bmp", "can't be read", "intact picture"]),
     "truncated header": (lambda d: truncated_picture(d, "a.png", 0.01), ["{dir}/a.png", "intact picture"]),
-    "huge bmp": (huge_bmp, ["{dir}/a.bmp"], bug("PIL.Image.DecompressionBombError is no OSError")),
+    "huge bmp": (huge_bmp, ["{dir}/a.bmp", "can't be read", "intact picture"]),
     "transparent png": (
         lambda d: load(f"folder:{picture(d / 'a.png', mode='RGBA').parent}"),
         ["{dir}/a.png", "mode RGBA", "without transparency", "flatten"],
@@ -179,12 +197,13 @@ ROWS = {
         ["{dir}/a.png", "without transparency"],
     ),
     "cmyk": (lambda d: load(f"folder:{picture(d / 'a.jpg', mode='CMYK').parent}"), ["{dir}/a.jpg", "mode CMYK", "RGB"]),
-    "16 bit grey": (sixteen_bit_grey, ["{dir}/a.png", "mode I;16", "8-bit"]),
+    "16 bit grey": (sixteen_bit_grey, ["{dir}/a.png", "mode I;16 with more than 8 bits", "8-bit"]),
     "16 bit colour": (
         lambda d: load(f"folder:{sixteen_bit_png(d).parent}"),
-        ["{dir}/a.png", "8-bit"],
-        bug("Pillow drops the lower 8 bits, mode RGB"),
+        ["{dir}/a.png", "mode RGB with more than 8 bits", "8-bit"],
     ),
+    "16 bit portable": (lambda d: deep_ppm(d, 65535), ["{dir}/a.ppm", "mode RGB with more than 8 bits", "8-bit"]),
+    "10 bit portable": (lambda d: deep_ppm(d, 1023), ["{dir}/a.ppm", "8-bit"]),
     "mixed sizes": (
         lambda d: sizes(d, (6, 4), (6, 4), (4, 6)),
         ["{dir}/2.png", "4x6 pixels", "6x4 pixels, the size of 0.png", "size=32"],
@@ -200,11 +219,10 @@ ROWS = {
     "truncated npz": (lambda d: corrupt_npz(d, 0.6), ["file {dir}/x.npz", "readable .npz", "plain arrays"]),
     "truncated npz header": (lambda d: corrupt_npz(d, 0.05), ["file {dir}/x.npz", "readable .npz"]),
     "flipped npz": (flipped_npz, ["file {dir}/x.npz", "readable .npz"]),
-    "compressed npz": (wrongly_compressed_npz, ["file {dir}/x.npz", "readable .npz"], bug("zlib.error is no OSError")),
+    "compressed npz": (wrongly_compressed_npz, ["file {dir}/x.npz", "readable .npz"]),
     "npy named npz": (
         npy_named_npz,
         ["file {dir}/x.npz", "readable .npz"],
-        bug("TypeError: an array is no context manager"),
     ),
     "npz of objects": (
         lambda d: npz(d, images=np.array([{}, None], dtype=object)),
@@ -240,47 +258,48 @@ ROWS = {
     "text pixels": (lambda d: npz(d, images=np.array([[["a"]]])), ["dtype <U1", "floating point"]),
     "negative weight": (
         lambda d: npz(d, images=IMAGES, weights=np.array([1, -1, 1])),
-        ["from -1 to 1", "none negative"],
+        ["weights [1.0, -1.0, 1.0] of shape (3,)", "none negative"],
     ),
-    "no weight": (lambda d: npz(d, images=IMAGES, weights=np.zeros(3)), ["from 0 to 0", "some positive"]),
-    "nan weight": (lambda d: npz(d, images=IMAGES, weights=np.array([1, np.nan, 1])), ["nan", "3 finite weights"]),
-    "inf weight": (lambda d: npz(d, images=IMAGES, weights=np.array([1, np.inf, 1])), ["inf", "3 finite weights"]),
-    "two weights": (lambda d: npz(d, images=IMAGES, weights=np.ones(2)), ["weights of shape (2,)", "3 finite weights"]),
+    "no weight": (lambda d: npz(d, images=IMAGES, weights=np.zeros(3)), ["weights [0.0, 0.0, 0.0] of shape (3,)", "some positive"]),
+    "nan weight": (lambda d: npz(d, images=IMAGES, weights=np.array([1, np.nan, 1])), ["weights [1.0, nan, 1.0]", "3 finite weights"]),
+    "inf weight": (lambda d: npz(d, images=IMAGES, weights=np.array([1, np.inf, 1])), ["weights [1.0, inf, 1.0]", "3 finite weights"]),
+    "two weights": (lambda d: npz(d, images=IMAGES, weights=np.ones(2)), ["weights [1.0, 1.0] of shape (2,)", "3 finite weights"]),
     "table of weights": (
         lambda d: npz(d, images=IMAGES, weights=np.ones((3, 1))),
-        ["shape (3, 1)", "3 finite weights"],
+        ["weights [1.0, 1.0, 1.0] of shape (3, 1)", "3 finite weights"],
     ),
     "empty weights": (
         lambda d: npz(d, images=IMAGES, weights=np.ones(0)),
-        ["weights of shape (0,)", "3 finite weights"],
-        bug("RuntimeError: the message takes the minimum of an empty tensor"),
+        ["weights [] of shape (0,)", "3 finite weights"],
     ),
     "weights too large to add": (
         lambda d: npz(d, images=IMAGES, weights=np.full(3, 1e308)),
-        ["1e+308", "weights"],
-        bug("the sum is infinite, and every weight becomes 0"),
+        ["weights [1e+308, 1e+308, 1e+308]", "3 finite weights"],
     ),
     "text weights": (
         lambda d: npz(d, images=IMAGES, weights=np.array(["a", "b", "c"])),
-        ["weights"],
-        bug("ValueError of astype(np.float64)"),
+        ["weights of dtype <U1", "real numbers of at most 64 bits", "convert"],
     ),
     "complex weights": (
         lambda d: npz(d, images=IMAGES, weights=np.array([1, 1j, 1])),
-        ["weights"],
-        bug("the imaginary part is dropped with a ComplexWarning"),
+        ["weights of dtype complex128", "real numbers of at most 64 bits"],
     ),
-    "two labels": (lambda d: npz(d, images=IMAGES, labels=np.arange(2)), ["labels of shape (2,)", "(3,)"]),
+    "two labels": (lambda d: npz(d, images=IMAGES, labels=np.arange(2)), ["labels [0, 1] of shape (2,)", "3 integers of at most 63 bits"]),
     "table of labels": (
         lambda d: npz(d, images=IMAGES, labels=np.zeros((3, 1), int)),
-        ["labels of shape (3, 1)", "(3,)"],
+        ["labels [0, 0, 0] of shape (3, 1)", "3 integers of at most 63 bits"],
     ),
-    "float labels": (lambda d: npz(d, images=IMAGES, labels=np.ones(3)), ["dtype float64", "integer labels", "number"]),
-    "text labels": (lambda d: npz(d, images=IMAGES, labels=np.array(["a", "b", "c"])), ["dtype <U1", "integer labels"]),
+    "float labels": (
+        lambda d: npz(d, images=IMAGES, labels=np.ones(3)),
+        ["labels of dtype float64", "integers of at most 64 bits", "convert"],
+    ),
+    "text labels": (
+        lambda d: npz(d, images=IMAGES, labels=np.array(["a", "b", "c"])),
+        ["labels of dtype <U1", "integers of at most 64 bits"],
+    ),
     "labels beyond int64": (
         lambda d: npz(d, images=IMAGES, labels=np.array([0, 1, 2**63 + 5], dtype=np.uint64)),
-        ["labels"],
-        bug("wrapped around to negative labels"),
+        ["labels of dtype uint64", "integers of at most 64 bits"],
     ),
     # ImageSet itself
     "set of bytes": (
@@ -306,14 +325,31 @@ ROWS = {
     ),
     "set with negative weight": (
         lambda d: image_set(weights=torch.tensor([1.0, -0.5, 1])),
-        ["from -0.5 to 1", "negative"],
+        ["mine: weights [1.0, -0.5, 1.0] of shape (3,)", "none negative"],
     ),
-    "set with two labels": (lambda d: image_set(labels=torch.tensor([0, 1])), ["mine: labels of shape (2,)", "(3,)"]),
+    "set with complex weights": (
+        lambda d: image_set(weights=torch.tensor([1, 1j, 1])),
+        ["mine: weights"],
+    ),
+    "set with two labels": (
+        lambda d: image_set(labels=torch.tensor([0, 1])),
+        ["mine: labels [0, 1] of shape (2,)", "3 integers of at most 63 bits", "number the classes"],
+    ),
+    "set with five labels": (
+        lambda d: image_set(labels=torch.arange(5)),
+        ["mine: labels [0, 1, 2, 3]... of shape (5,)", "3 integers of at most 63 bits"],
+    ),
     "set with float labels": (
         lambda d: image_set(labels=torch.tensor([0.0, 1.5, 2.0])),
-        ["labels"],
-        bug("only the shape of labels is checked"),
+        ["mine: labels [0.0, 1.5, 2.0] of shape (3,) of dtype torch.float32", "3 integers of at most 63 bits"],
     ),
+    "set with whole float labels": (lambda d: image_set(labels=torch.ones(3).double()), ["dtype torch.float64", "3 integers"]),
+    "set with labels beyond int64": (
+        lambda d: image_set(labels=torch.tensor([0, 1, 2**63 + 5], dtype=torch.uint64)),
+        ["mine: labels"],
+    ),
+    "draw with seed -1": (lambda d: load("digits").draw(1, -1), ["1 draws with seed -1", "negative", "correct"]),
+    "-1 draws": (lambda d: load("digits").draw(-1, 1), ["-1 draws with seed 1", "negative"]),
     "label not in the set": (lambda d: load("digits").select(10), ["label 10", "'digits': 0, 1, 2, 3", "choose"]),
     "negative label": (lambda d: load("digits").select(-1), ["label -1", "'digits': 0, 1, 2, 3"]),
     "many labels": (
@@ -337,9 +373,9 @@ def as_users_run_it(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def opened(monkeypatch):
-    """The files that were opened; closed at the end whatever the test left open."""
+    """The files that were opened."""
     files, really_open = [], open
 
     def recorder(*args, **options):
@@ -347,15 +383,10 @@ def opened(monkeypatch):
         return files[-1]
 
     monkeypatch.setattr("builtins.open", recorder)
-    yield files
-    for file in files:
-        file.close()
+    return files
 
 
-@pytest.mark.filterwarnings("ignore:Casting complex values")
-@pytest.mark.parametrize(
-    ("attempt", "words"), [pytest.param(row[0], row[1], id=name, marks=row[2:]) for name, row in ROWS.items()]
-)
+@pytest.mark.parametrize(("attempt", "words"), [pytest.param(*row, id=name) for name, row in ROWS.items()])
 def test_bad_input_is_refused_in_one_line(tmp_path, attempt, words):
     with pytest.raises(InputError) as error:
         attempt(tmp_path)
@@ -373,9 +404,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path, attempt, words):
 @pytest.mark.parametrize(
     "attempt",
     [
-        pytest.param(
-            lambda d: corrupt_npz(d, 0.6), id="truncated npz", marks=bug("numpy leaves the file it opened to us")
-        ),
+        pytest.param(lambda d: corrupt_npz(d, 0.6), id="truncated npz"),
         pytest.param(lambda d: corrupt_npz(d, 0), id="empty npz"),
         pytest.param(flipped_npz, id="flipped npz"),
         pytest.param(lambda d: npz(d, pictures=IMAGES), id="npz without images"),

@@ -159,9 +159,7 @@ def test_patch_at_a_cell_sees_its_own_pair_and_no_other(case):
 
 
 # With larger cells every 13th, for speed.
-@pytest.mark.parametrize(
-    ("layout", "cell", "step"), [("grid", 1, 1), ("strip", 1, 1), ("grid", 2, 13), ("strip", 2, 13)]
-)
+@pytest.mark.parametrize(("layout", "cell", "step"), [("grid", 1, 1), ("strip", 1, 1), ("grid", 2, 13), ("strip", 2, 13)])
 def test_all_65536_colourings_are_decoded_and_judged_right(layout, cell, step):
     colourings = list(product(range(4), repeat=8))[::step]
     rule, pictures = Toy(layout, cell), paint(colourings, layout, cell).float()

@@ -96,9 +96,7 @@ def test_ve_is_geometric():
 def test_edm_steps_are_those_of_the_papers_table():
     # arXiv 2206.00364, eq. 5, counts from the highest noise: i = 0 .. N - 1.
     steps, rho = 18, 7
-    expected = [
-        (80 ** (1 / rho) + i / (steps - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho for i in range(steps)
-    ]
+    expected = [(80 ** (1 / rho) + i / (steps - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho for i in range(steps)]
     t = 1 - torch.arange(steps, dtype=torch.float64) / (steps - 1)
     assert EDMSchedule()(t)[1].tolist() == pytest.approx(expected, rel=1e-12, abs=0)
 
@@ -141,9 +139,7 @@ def test_time_of_a_tiny_ratio_does_not_cancel(name, ratio):
     assert (sigma / alpha).item() == pytest.approx(ratio, rel=1e-14, abs=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "low", "high"), [("ve", 0.01, 50.0), ("edm", 0.002, 80.0), ("cosine", 0.0, None), ("vp", 0.0, None)]
-)
+@pytest.mark.parametrize(("name", "low", "high"), [("ve", 0.01, 50.0), ("edm", 0.002, 80.0), ("cosine", 0.0, None), ("vp", 0.0, None)])
 def test_the_end_points_themselves_are_reached(name, low, high):
     if high is None:
         alpha, sigma = schedule(name)(1.0)
@@ -229,9 +225,7 @@ def refused(error, *words):
         assert word in message
 
 
-@pytest.mark.parametrize(
-    ("t", "shown"), [(-0.1, "-0.1"), (1.1, "1.1"), (math.nan, "nan"), (math.inf, "inf"), (-1e-9, "-1e-09")]
-)
+@pytest.mark.parametrize(("t", "shown"), [(-0.1, "-0.1"), (1.1, "1.1"), (math.nan, "nan"), (math.inf, "inf"), (-1e-9, "-1e-09")])
 @pytest.mark.parametrize("name", NAMES)
 def test_times_outside_zero_to_one_are_refused(name, t, shown):
     for times in (t, torch.tensor(t, dtype=torch.float64), torch.tensor([0.5, t], dtype=torch.float64)):
@@ -252,6 +246,23 @@ def test_unknown_schedules_are_refused(name):
     with pytest.raises(InputError) as error:
         schedule(name)
     refused(error, f"schedule {name!r}", "'cosine', 'vp', 've' or 'edm'")
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (5.0, 1.0), (1.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (1.0, math.nan), (1.0, math.inf)]
+)
+@pytest.mark.parametrize("make", [VESchedule, EDMSchedule])
+def test_noise_that_does_not_grow_from_above_zero_is_refused(make, low, high):
+    with pytest.raises(InputError) as error:
+        make(low, high)
+    refused(error, f"sigma_min={low}, sigma_max={high}:", "0 < sigma_min < sigma_max")
+
+
+@pytest.mark.parametrize("rho", [0.0, math.nan, math.inf])
+def test_edm_refuses_a_rho_that_gives_no_noise(rho):
+    with pytest.raises(InputError) as error:
+        EDMSchedule(rho=rho)
+    refused(error, f"rho={rho}")
 
 
 @pytest.mark.parametrize(

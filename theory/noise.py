@@ -149,6 +149,8 @@ class EDMSchedule(Schedule):
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
         self.rho = rho
         _increasing(sigma_min, sigma_max)
+        if not 0 < rho < math.inf:
+            raise InputError(f"rho={rho}", "a positive finite exponent", "choose one, such as 7")
         self.low, self.high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
     def coefficients(self, t: Coefficient) -> tuple[Coefficient, Coefficient]:
@@ -159,8 +161,8 @@ class EDMSchedule(Schedule):
 
 
 def _increasing(sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    if not 0 < sigma_min < sigma_max:
-        raise InputError(f"sigma_min={sigma_min}, sigma_max={sigma_max}", "0 < sigma_min < sigma_max", "correct the noise range")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise InputError(f"sigma_min={sigma_min}, sigma_max={sigma_max}", "0 < sigma_min < sigma_max, finite", "correct the noise range")
     return sigma_min, sigma_max
 
 

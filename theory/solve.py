@@ -290,7 +290,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _print(report: dict, task: Task, path: Path) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     data = report["data"]
     shape = " x ".join(map(str, data["shape"]))
     console.print(f"\n[bold]{data['name']}[/bold]: {data['images']} images of {shape}, fingerprint {data['fingerprint'][:12]}\n")
@@ -317,19 +317,20 @@ def _loss_table(report: dict) -> Table:
 def _sample_table(report: dict, task: Task) -> Table:
     table = Table(title=f"{task.samples} samples each, from the same noise (95% interval)", title_justify="left")
     table.add_column("machine")
-    for column in (["consistent", "all cells valid"] if task.data.rule else []) + ["memorised", "distance to nearest", "seconds"]:
+    for column in (["consistent", "valid"] if task.data.rule else []) + ["memorised", "nearest image (rms)", "seconds"]:
         table.add_column(column, justify="right")
     for name, s in report["samples"].items():
         rule = [_share(s, "consistency"), f"{100 * s['valid']:.1f}%"] if task.data.rule else []
         seconds = f"{report['machines'][name]['seconds']:.1f}"
         table.add_row(name, *rule, _share(s, "memorised"), f"{s['nearest_distance']:.4f}", seconds)
     if task.data.rule:
-        table.caption = f"random colours are consistent with probability {100 * report['baseline']:.3f}%"
+        table.caption = f"random colours are consistent with probability {100 * report['baseline']:.3f}%; valid: every cell is a colour"
+        table.caption_justify = "left"
     return table
 
 
 def _share(values: dict[str, float], name: str) -> str:
-    return f"{100 * values[name]:.1f}% ({100 * values[name + '_low']:.1f} to {100 * values[name + '_high']:.1f})"
+    return f"{100 * values[name]:.1f}% [{100 * values[name + '_low']:.1f}, {100 * values[name + '_high']:.1f}]"
 
 
 if __name__ == "__main__":

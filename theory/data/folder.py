@@ -67,8 +67,12 @@ def _read(file: Path, size: int | None, grey: bool) -> np.ndarray:
 
 
 def _more_than_8_bits(picture: Image.Image) -> bool:
-    """Pillow opens 16-bit colour as 8-bit RGB without a word; only the decoder's arguments show it."""
-    return any("16" in str(tile[3]) or (isinstance(tile[3], tuple) and tile[3][-1] == 65535) for tile in getattr(picture, "tile", []))
+    """Pillow opens 16-bit colour as 8-bit RGB without a word; only what it tells its decoder shows it."""
+    for decoder, *_, options in getattr(picture, "tile", []):
+        options = options if isinstance(options, tuple) else (options,)
+        if "16" in str(options[0]) or (decoder.startswith("ppm") and options[-1] > 255):
+            return True
+    return False
 
 
 def _labels(root: Path, files: list[Path]) -> torch.Tensor | None:

@@ -69,9 +69,10 @@ class ImageSet:
         count = len(self.images)
         if self.weights is None:
             return torch.full((count,), 1 / count, dtype=torch.float64)
-        weights = self.weights.to(torch.float64)
+        real = not self.weights.is_complex()
+        weights = self.weights.to(torch.float64) if real else self.weights
         # A sum that overflows would make every weight zero.
-        fit = weights.shape == (count,) and bool(weights.isfinite().all() and weights.sum().isfinite())
+        fit = real and weights.shape == (count,) and bool(weights.isfinite().all() and weights.sum().isfinite())
         if not fit or (weights < 0).any() or weights.sum() <= 0:
             raise InputError(
                 f"{self.name}: weights {_few(self.weights)}",
@@ -84,10 +85,10 @@ class ImageSet:
         labels = self.labels
         if labels is None:
             return None
-        if labels.shape != (len(self.images),) or labels.is_floating_point() or labels.is_complex():
+        if labels.shape != (len(self.images),) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.uint64:
             raise InputError(
                 f"{self.name}: labels {_few(labels)} of dtype {labels.dtype}",
-                f"{len(self.images)} integers, one for each image",
+                f"{len(self.images)} integers of at most 63 bits, one for each image",
                 "number the classes",
             )
         return labels.to(torch.int64)

@@ -7,6 +7,8 @@ from sklearn.datasets import load_sample_images
 from theory.data.imageset import ImageSet, uniforms
 from theory.errors import InputError
 
+MOST = 10**7  # crops; there are not many more different ones
+
 
 def photos(count: int = 500, size: int = 32, seed: int = 0) -> ImageSet:
     """Square colour crops at random places; the label is the photograph.
@@ -20,8 +22,8 @@ def photos(count: int = 500, size: int = 32, seed: int = 0) -> ImageSet:
     limit = min(sources.shape[1:3])
     if not 1 <= size <= limit:
         raise InputError(f"photos of size {size}", f"a size from 1 to {limit} pixels", "choose a smaller crop")
-    if count < 1:
-        raise InputError(f"{count} photos", "a positive count", "ask for at least one crop")
+    if not 1 <= count <= MOST or seed < 0:
+        raise InputError(f"{count} photos with seed {seed}", f"a count from 1 to {MOST} and a seed of at least 0", "correct them")
     places = uniforms(count * 3, seed).numpy().reshape(count, 3)
     which = (places[:, 0] * len(sources)).astype(int)
     top = (places[:, 1] * (sources.shape[1] - size + 1)).astype(int)
