@@ -40,8 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--smoke", action="store_true", help="few images and cases, to see that it runs")
     parser.add_argument("--out", type=Path, help="also write the rows as JSON")
+    parser.add_argument("--patches", type=int, nargs="+", default=PATCHES, help="patch sizes")
+    parser.add_argument("--sigmas", type=float, nargs="+", default=SIGMAS, help="noise levels")
     arguments = parser.parse_args()
-    count, patches, sigmas, ideal = (20, (3,), (0.3,), 100) if arguments.smoke else (500, PATCHES, SIGMAS, 5000)
+    patches, sigmas = arguments.patches, arguments.sigmas
+    count, patches, sigmas, ideal = (20, (3,), (0.3,), 100) if arguments.smoke else (500, patches, sigmas, 5000)
     cases = [("els", border, k, sigma, count) for border in ("zeros", "circular") for k in patches for sigma in sigmas]
     cases += [("is", "-", 32, sigma, ideal) for sigma in sigmas]
     processes = multiprocessing.get_context("spawn")

@@ -211,23 +211,25 @@ def test_cancellation_at_low_noise(offset):
         assert float((naive - expected).abs().max()) > 1e-3  # what the screening protects from
 
 
-def test_crowded_tiles_are_exact_too(monkeypatch):
-    """Middle noise, many candidates: the float64 product takes over from direct differences."""
-    q, k, v, w = problem(groups=1, queries=30, keys=3000, dim=20, dtype=torch.float32)
-    used = {"exact": 0, "direct": 0}
+@pytest.mark.parametrize(("spread", "path"), [(0.3, "direct"), (0.02, "exact")])
+def test_few_and_many_candidates_are_computed_again_in_float64(spread, path, monkeypatch):
+    """Far from the origin no float32 logit can be trusted. Keys wide apart leave few candidates, and direct
+    differences are cheap; keys close together leave many, and a float64 product takes over."""
+    calls = {"exact": 0, "direct": 0}
     for name, method in (("exact", _Tile._exact), ("direct", _Tile._direct)):
 
         def counted(self, *args, name=name, method=method):
-            used[name] += 1
+            calls[name] += 1
             return method(self, *args)
 
         monkeypatch.setattr(_Tile, f"_{name}", counted)
-    for sigma in (0.01, 0.05, 0.1, 0.15, 0.2):
-        state = stream(q * 10, *coefficients(0.9, sigma, 30), source_of(k * 10, v, w), MEMORY)
-        assert_close(state.mean, exact(q * 10, k * 10, v, w, 0.9, sigma), atol=3e-5)
-        near = stream(q, *coefficients(0.9, sigma * 10, 30), source_of(k, v, w), MEMORY)
-        assert_close(near.mean, exact(q, k, v, w, 0.9, sigma * 10), atol=3e-5)
-    assert used["direct"] > 0 and used["exact"] > 0
+    k = (noise((1, 3000, 50), 1) * spread + 5).float()
+    v, w, sigma = noise((1, 3000, 3), 2).float(), torch.zeros(1, 3000), 0.1
+    q = k[:, :30].double() + sigma * noise((1, 30, 50), 3)
+    state = stream(q, *coefficients(1.0, sigma, 30), source_of(k, v, w), MEMORY)
+    assert_close(state.mean, exact(q, k, v, w, 1.0, sigma), atol=1e-6)
+    assert calls[path] > 0
+    assert sum(calls.values()) == calls[path]
 
 
 def test_products_ignore_reduced_precision_settings(monkeypatch):
