@@ -82,7 +82,7 @@ class _Chunk:
 
     def __init__(self, source: KeySource, start: int, stop: int) -> None:
         self.keys, self.values, self.log_weights = source.read(start, stop)
-        self.squares = self.keys.double().square().sum(-1, keepdim=True)
+        self.squares = torch.linalg.vector_norm(self.keys, dim=-1, keepdim=True, dtype=torch.float64).square()
         self.radius = float(self.squares.max()) ** 0.5
         self.extended = self._extend(self.keys)
 
