@@ -226,6 +226,11 @@ def test_failure_while_writing_leaves_no_partial_report(tmp_path, monkeypatch):
     assert not (out / "report.json").exists() and (out / "parts" / "ideal.json").exists()
 
 
+def test_default_directory_tells_data_sets_apart():
+    specs = ["toy", "toy:layout=strip", "npz:a/b.npz", "npz:a/c.npz"]
+    assert [solve.default_out(s).as_posix() for s in specs] == ["runs/toy", "runs/toy_layout=strip", "runs/npz_a_b.npz", "runs/npz_a_c.npz"]
+
+
 def test_data_error_in_python_is_an_exception_with_its_parts():
     with pytest.raises(InputError) as error:
         load("cifar")

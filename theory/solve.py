@@ -7,6 +7,7 @@ to the output directory, and prints tables.
 """
 
 import argparse
+import re
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -93,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", default=d.dtype, help="precision: float32 or float64")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--memory", type=int, default=MEMORY >> 20, help="working memory in MB")
-    p.add_argument("--out", type=Path, help="output directory; runs/DATASET if not given")
+    p.add_argument("--out", type=Path, help="output directory; runs/ and the data set if not given")
     p.add_argument("--resume", action="store_true", help="continue an interrupted run of the same options")
     return p
 
@@ -128,7 +129,7 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
         memory: Working memory in MB.
-        out: Output directory; ``runs/DATASET`` by default.
+        out: Output directory; see `default_out`.
         resume: Whether to continue an interrupted run.
         options: Fields of `Config`.
 
@@ -138,7 +139,7 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
     task = prepare(Config(**{**options, "machines": tuple(options.get("machines", MACHINES))}), device, memory)
     identity = {**asdict(task.config), "data": task.data.fingerprint, "versions": versions()}
     identity["machines"] = list(task.config.machines)
-    results = ResultDirectory(out or Path("runs") / task.config.dataset.partition(":")[0], identity, resume)
+    results = ResultDirectory(out or default_out(task.config.dataset), identity, resume)
     console = Console(stderr=True)
     with _progress(console) as progress:
         parts = {name: _measured(name, task, results, progress) for name in task.machines}
@@ -148,6 +149,11 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
     results.finish(report, tensors)
     _print(report, task, results.path)
     return report
+
+
+def default_out(dataset: str) -> Path:
+    """``runs/`` and the specification, so that other data never replace a result."""
+    return Path("runs") / re.sub(r"[^\w.=-]+", "_", dataset)
 
 
 def prepare(config: Config, device: str, memory: int) -> Task:

@@ -44,7 +44,7 @@ def load(spec: str, **parameters) -> ImageSet:
     given = {**_parse(rest, known, spec), **parameters}
     for key, value in given.items():
         if key not in known:
-            raise InputError(f"parameter {key!r} of data set {name!r}", _described(known), "leave it out")
+            raise InputError(f"parameter {key!r} of data set {name!r}", _described(known), "correct or leave it out")
         _require_type(key, value, known[key])
     if "path" in known and not given.get("path"):
         raise InputError(f"data set {spec!r}", f"a path, as in {name}:PATH", "add the path after a colon")
