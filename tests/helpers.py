@@ -28,3 +28,13 @@ def random_set(count: int = 6, seed: int = 0, **shape) -> ImageSet:
 
 def noise(shape, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def refused(error, *words) -> None:
+    """An input error in one line that says what was given and expected, with these words in it."""
+    message = str(error.value)
+    assert "\n" not in message
+    assert " expected " in message
+    assert message.endswith(".")
+    for word in words:
+        assert word in message

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import refused
 from theory.errors import InputError
 from theory.noise import SCHEDULES, CosineSchedule, EDMSchedule, VESchedule, VPLinearSchedule, schedule
 
@@ -214,15 +215,6 @@ def test_perturb_keeps_the_dtype_of_the_image():
 
 
 # --------------------------------------------------------------------------------------------- bad input
-
-
-def refused(error, *words):
-    message = str(error.value)
-    assert "\n" not in message
-    assert " expected " in message
-    assert message.endswith(".")
-    for word in words:
-        assert word in message
 
 
 @pytest.mark.parametrize(("t", "shown"), [(-0.1, "-0.1"), (1.1, "1.1"), (math.nan, "nan"), (math.inf, "inf"), (-1e-9, "-1e-09")])

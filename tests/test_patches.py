@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import refused
 from theory.errors import InputError
 from theory.patches import (
     BORDERS,
@@ -236,15 +237,6 @@ def test_size_i_holds_at_i_over_n_where_the_product_rounds_down(i, n):
 def as_users_run_it(monkeypatch):
     """Without the type checker of the tests, which would be the first to refuse a wrong type."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
-def refused(error, *words):
-    message = str(error.value)
-    assert "\n" not in message
-    assert " expected " in message
-    assert message.endswith(".")
-    for word in words:
-        assert word in message
 
 
 @pytest.mark.parametrize(
