@@ -19,7 +19,8 @@ from theory.machines import MACHINES, EquivariantLocal
 from theory.noise import CosineSchedule
 from theory.sampling import DDIM, initial_noise
 
-SMALL = ["--levels", "2", "--draws", "20", "--samples", "12", "--steps", "5"]
+SMALL = ["--levels", "2", "--draws", "20", "--samples", "12", "--steps", "5", "--families"]  # none: they have tests of their own
+ALL = ["--machines", "all", *SMALL]
 
 
 def run(*arguments) -> int:
@@ -29,7 +30,7 @@ def run(*arguments) -> int:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     out = tmp_path_factory.mktemp("solve") / "toy"
-    assert run("--dataset", "toy", *SMALL, "--out", out) == 0
+    assert run("--dataset", "toy", *ALL, "--out", out) == 0
     return out
 
 
@@ -65,7 +66,7 @@ def test_samples_are_those_of_the_python_interface(toy):
 
 
 def test_same_seed_same_bytes(toy, tmp_path):
-    assert run("--dataset", "toy", *SMALL, "--out", tmp_path / "again") == 0
+    assert run("--dataset", "toy", *ALL, "--out", tmp_path / "again") == 0
     assert (tmp_path / "again" / "samples.safetensors").read_bytes() == (toy / "samples.safetensors").read_bytes()
     reports = [json.loads((p / "report.json").read_text()) for p in (toy, tmp_path / "again")]
     for report in reports:
@@ -86,10 +87,10 @@ def test_interrupted_run_resumes_to_the_same_result(toy, tmp_path, monkeypatch, 
         return losses(machine, *rest)
 
     monkeypatch.setattr(solve, "_losses", stop_at_the_third)
-    assert run("--dataset", "toy", *SMALL, "--out", out) == 130
+    assert run("--dataset", "toy", *ALL, "--out", out) == 130
     assert "--resume" in capsys.readouterr().err
     assert not (out / "report.json").exists()
-    assert run("--dataset", "toy", *SMALL, "--out", out, "--resume") == 0
+    assert run("--dataset", "toy", *ALL, "--out", out, "--resume") == 0
     assert measured == ["ideal", "equivariant", "local", "local", "equivariant_local"]
     ours, theirs = (load_file(p / "samples.safetensors") for p in (out, toy))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
@@ -98,7 +99,7 @@ def test_interrupted_run_resumes_to_the_same_result(toy, tmp_path, monkeypatch, 
 
 def test_resume_refuses_another_configuration(toy, capsys):
     before = (toy / "report.json").read_bytes()
-    assert run("--dataset", "toy", *SMALL[:-1], "6", "--out", toy, "--resume") == 2
+    assert run("--dataset", "toy", *ALL, "--steps", "6", "--out", toy, "--resume") == 2
     assert "another steps" in one_line(capsys)
     assert (toy / "report.json").read_bytes() == before
 

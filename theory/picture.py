@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
+from theory.attention import View
 from theory.data import ImageSet
 
 matplotlib.use("Agg")
@@ -14,7 +15,8 @@ import matplotlib.pyplot as plt
 # Okabe & Ito's colours, told apart by all readers.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 MARKERS = "osD^vP*X"
-LINES = ["-", "-", "-", "--"]
+LINES = ["-", "-", "--"]
+PIXEL = "#CC79A7"
 GOOD, BAD = "#009E73", "#D55E00"
 COLUMNS = 12
 STYLE = {
@@ -33,7 +35,7 @@ def title(name: str) -> str:
     return name.replace("_", " ")
 
 
-def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor]) -> None:
+def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor], view: View | None = None) -> None:
     """Draw the summary of a report.
 
     Args:
@@ -42,17 +44,21 @@ def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, m
         samples: Samples of each machine from the same initial noise.
         data: The training set.
         marks: Whether each sample is consistent (or, without a rule, a copy), for each machine.
+        view: What attention does at one pixel, if anything was solved.
     """
     columns = min(COLUMNS, *(len(s) for s in samples.values()))
     height, width = data.images.shape[-2:]
     row = min(11 / columns, 1.0) * min(height / width, 1)
     rows = len(samples) + 1
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(12, 3.9 + rows * (row + 0.05)), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=[3.5, rows * (row + 0.05) + 0.4])
+        heights = [3.5, 2.4 * (view is not None), rows * (row + 0.05) + 0.4]
+        figure = plt.figure(figsize=(12, sum(heights)), layout="constrained")
+        top, *middle, bottom = figure.subfigures(2 + (view is not None), 1, height_ratios=[h for h in heights if h])
         left, right = top.subplots(1, 2, width_ratios=[1.35, 1])
         _losses(left, report)
         _shares(right, report)
+        if view is not None:
+            _attention(middle[0], view)
         _gallery(bottom, samples, data, marks, columns)
         partial = path.with_name(path.name + ".partial")
         figure.savefig(partial, dpi=150, format="png")
@@ -60,10 +66,16 @@ def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, m
     partial.replace(path)
 
 
+def _models(report: dict) -> dict[str, dict]:
+    """Machines and solved families."""
+    return report["machines"] | report["attention"]
+
+
 def _losses(axes, report: dict) -> None:
     ratio = [level["sigma"] / level["alpha"] for level in report["levels"]]
-    shown = {name: m for name, m in report["machines"].items() if max(m["excess"]) > 1e-9}
-    for i, (name, machine) in enumerate(report["machines"].items()):
+    models = _models(report)
+    shown = {name: m for name, m in models.items() if max(m["excess"]) > 1e-9}
+    for i, (name, machine) in enumerate(models.items()):
         if name in shown:
             axes.errorbar(
                 ratio,
@@ -98,7 +110,7 @@ def _shares(axes, report: dict) -> None:
         range(len(names)),
         values,
         xerr=np.clip([values - bounds[0], bounds[1] - values], 0, None),
-        color=[COLOURS[list(report["machines"]).index(n) % len(COLOURS)] for n in names],
+        color=[COLOURS[list(_models(report)).index(n) % len(COLOURS)] for n in names],
         capsize=3,
         height=0.6,
     )
@@ -116,6 +128,27 @@ def _shares(axes, report: dict) -> None:
     else:
         axes.set_title("Samples that copy a training image")
         axes.set_xlabel("memorised samples (%, 95% interval)")
+
+
+def _attention(figure, view: View) -> None:
+    """One pixel's attention over the image, and the prediction as local part and context."""
+    figure.suptitle(
+        f"Attention of one pixel (framed), {title(view.name)}, t = {view.t:.2f}: prediction = local part + context",
+        x=0.005, ha="left", fontsize=10, fontweight="bold",
+    )  # fmt: skip
+    axes = figure.subplots(1, 6)
+    images = [view.x_t, None, view.local, view.context, view.local + view.context, view.exact]
+    titles = ["noisy image", "attention", "local part", "context (grey: none)", "prediction", "exact posterior mean"]
+    for a, image, name in zip(axes, images, titles, strict=True):
+        if image is None:
+            shown = a.imshow(view.attention.numpy(), cmap="viridis", vmin=0)
+            a.set(xticks=[], yticks=[])
+            figure.colorbar(shown, ax=a, shrink=0.8)
+        else:
+            _image(a, image)
+        y, x = view.pixel
+        a.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=PIXEL, linewidth=2))
+        a.set_title(name, loc="center", fontweight="normal", fontsize=9)
 
 
 def _gallery(figure, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor], columns: int) -> None:

@@ -1,12 +1,13 @@
-"""``python -m theory.solve``: every closed-form score of a data set, measured and sampled.
+"""``python -m theory.solve``: every closed-form score of a data set, and the attention score, measured and sampled.
 
-For each machine: its denoising loss at every noise level with standard errors, samples from
-initial noise that all machines share, whether they obey the data's rule (toy), and how close they
-come to the training images. Writes ``report.json``, ``samples.safetensors`` and ``summary.png``
-to the output directory, and prints tables.
+For each machine and each solved family of attention networks: its denoising loss at every noise level with
+standard errors, samples from initial noise that all share, whether they obey the data's rule (toy), and how
+close they come to the training images. Writes ``report.json``, ``samples.safetensors``, ``summary.png`` and
+the solutions in ``attention/`` to the output directory, and prints tables.
 """
 
 import argparse
+import json
 import re
 import sys
 import time
@@ -19,7 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
+from theory.attention import attention_table, solve_attention, verdicts, view
 from theory.data import SOURCES, ImageSet, load
+from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
 from theory.machines import MACHINES, AnalyticDenoiser, Ideal
 from theory.machines.base import MEMORY
@@ -28,6 +31,12 @@ from theory.noise import SCHEDULES, Schedule, schedule
 from theory.patches import BORDERS, PatchSchedule, PatchSize
 from theory.results import ResultDirectory, versions
 from theory.sampling import SAMPLERS, initial_noise, sampler
+from theory.stationarity import DEFAULT, FAMILIES, Options, Plan
+from theory.stationarity.basis import PREDICTIONS
+from theory.stationarity.run import one_size
+
+CHEAP = tuple(name for name in MACHINES if name != "equivariant")  # its candidates are all shifts of all images
+SOLVER = ("prediction", "strength", "beta", "embedding", "features", "images", "fresh", "iterations")
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,16 @@ class Config:
     """What to compute. Everything here determines the numbers, and is saved with them."""
 
     dataset: str
-    machines: tuple[str, ...] = tuple(MACHINES)
+    machines: tuple[str, ...] = CHEAP
+    families: tuple[str, ...] | None = None
+    prediction: str = Options.prediction
+    strength: float = Options.strength
+    beta: float = Options.beta
+    embedding: int = Options.embedding
+    features: int = Options.features
+    images: int = Options.images
+    fresh: int = Options.fresh
+    iterations: int = Options.iterations
     patch_size: str | None = None
     border: str = "zeros"
     label: int | None = None
@@ -58,8 +76,10 @@ class Task:
     schedule: Schedule
     times: list[float]
     machines: dict[str, AnalyticDenoiser]
+    plan: Plan | None
     device: torch.device
     dtype: torch.dtype
+    memory: int
 
     @property
     def samples(self) -> int:
@@ -70,15 +90,31 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = _Parser(
         prog="python -m theory.solve",
-        description="Compute the closed-form scores of a data set: denoising loss per noise level, samples "
-        "from shared noise, what rule they obey and what they memorise.",
+        description="Compute the closed-form scores of a data set and solve for the best score of a CNN with attention: "
+        "denoising loss per noise level, samples from shared noise, what rule they obey and what they memorise. "
+        "Exits with 1 when the certificate of a solved score fails.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     d = Config(dataset="")
     p.add_argument(
         "--dataset", required=True, help=f"data: {', '.join(SOURCES)}; parameters after a colon, as in toy:layout=strip or npz:FILE"
     )
-    p.add_argument("--machines", nargs="+", default=d.machines, metavar="NAME", help=f"machines: {', '.join(MACHINES)}")
+    p.add_argument("--machines", nargs="+", default=d.machines, metavar="NAME", help=f"machines: {', '.join(MACHINES)}, or all")
+    p.add_argument(
+        "--families",
+        nargs="*",
+        metavar="NAME",
+        help=f"attention networks to solve: {', '.join(FAMILIES)}, all, or nothing; "
+        f"{' '.join(DEFAULT)} where there is a rule to check, else none, if not given",
+    )
+    p.add_argument("--prediction", default=d.prediction, help=f"what attention networks predict: {', '.join(PREDICTIONS)}")
+    p.add_argument("--strength", type=float, default=d.strength, metavar="LAMBDA", help="strength lambda of the attention")
+    p.add_argument("--beta", type=float, default=d.beta, help="inverse temperature of the attention")
+    p.add_argument("--embedding", type=int, default=d.embedding, metavar="D", help="numbers in a query or key")
+    p.add_argument("--features", type=int, default=d.features, help="random features of a local function, a multiple of 4")
+    p.add_argument("--images", type=int, default=d.images, help="noisy images to solve on, per level")
+    p.add_argument("--fresh", type=int, default=d.fresh, help="other noisy images, to judge solutions by")
+    p.add_argument("--iterations", type=int, default=d.iterations, help="most iterations in each of three bases")
     p.add_argument(
         "--patch-size", help="odd number, HEIGHTxWIDTH, or a comma-separated list over equal intervals of t; the data's own if not given"
     )
@@ -107,10 +143,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    """Run the command line; returns the exit code: 0, 1 for a failed certificate, 2 for bad input, 130 when interrupted."""
     arguments = vars(parser().parse_args(argv))
     try:
-        run(**arguments)
+        report = run(**arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -118,9 +154,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}: free space or choose another --out; --resume keeps what is finished", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on from the last finished machine", file=sys.stderr)
+        print("interrupted; the same command with --resume goes on from the last finished machine or level", file=sys.stderr)
         return 130
-    return 0
+    failed = [name for name, family in report["attention"].items() if not family["certified"]]
+    if failed:
+        print(f"error: certificate failed: {', '.join(failed)}; raise --iterations, --images or --features", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = None, resume: bool = False, **options) -> dict:
@@ -136,16 +175,20 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
     Raises:
         InputError: If an option is not fit to use; nothing is written then.
     """
-    task = prepare(Config(**{**options, "machines": tuple(options.get("machines", MACHINES))}), device, memory)
+    task = prepare(Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}), device, memory)
     identity = {**asdict(task.config), "data": task.data.fingerprint, "versions": versions()}
-    identity["machines"] = list(task.config.machines)
+    identity = json.loads(json.dumps(identity))  # as it will be read back
     results = ResultDirectory(out or default_out(task.config.dataset), identity, resume)
     console = Console(stderr=True)
     with _progress(console) as progress:
-        parts = {name: _measured(name, task, results, progress) for name in task.machines}
-    report, tensors = _report(task, parts), {f"samples.{name}": part[1]["samples"] for name, part in parts.items()}
+        parts = {name: _measured(name, machine, task, results, progress) for name, machine in task.machines.items()}
+        solutions, certificates = solve_attention(task.plan, results, progress) if task.plan else ({}, {})
+        parts |= {name: _measured(name, solution, task, results, progress) for name, solution in solutions.items()}
+    report, tensors = _report(task, parts, certificates), {f"samples.{name}": part[1]["samples"] for name, part in parts.items()}
     tensors["initial_noise"] = _noise(task)
-    _draw(results.path, report, task, parts)
+    for name, solution in solutions.items():
+        solution.save(results.path / "attention" / name)
+    _draw(results.path, report, task, parts, solutions)
     results.finish(report, tensors)
     _print(report, task, results.path)
     return report
@@ -164,19 +207,31 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     _require(config.samples is None or config.samples >= 1, f"--samples {config.samples}", "at least 1")
     _require(config.seed >= 0, f"--seed {config.seed}", "0 or more")
     _require(config.dtype in ("float32", "float64"), f"--dtype {config.dtype!r}", "'float32' or 'float64'")
-    for name in config.machines:
+    names = tuple(MACHINES) if "all" in config.machines else tuple(dict.fromkeys(config.machines))
+    for name in names:
         _require(name in MACHINES, f"machine {name!r}", choices(MACHINES))
+    for name in config.families or ():
+        _require(name in FAMILIES or name == "all", f"family {name!r}", choices([*FAMILIES, "all"]))
+    solver = Options(**{name: getattr(config, name) for name in SOLVER}, seed=config.seed)
     where = _device(device)
     noise, _ = schedule(config.schedule), sampler(config.sampler)
     patch_size = None if config.patch_size is None else parse_patch_size(config.patch_size)
     data = load(config.dataset).select(config.label)
     options = {"schedule": noise, "memory": memory << 20}
     local = {"patch_size": patch_size or data.patch_size, "border": config.border}
-    machines = {
-        name: MACHINES[name](data, **options, **(local if MACHINES[name].per_pixel else {})) for name in dict.fromkeys(config.machines)
-    }
+    machines = {name: MACHINES[name](data, **options, **(local if MACHINES[name].per_pixel else {})) for name in names}
     times = [(i + 0.5) / config.levels for i in range(config.levels)]
-    return Task(config, data, noise, times, machines, where, getattr(torch, config.dtype))
+    dtype = getattr(torch, config.dtype)
+    families = _families(config.families, data)
+    size = one_size(local["patch_size"]) if families else None
+    plan = Plan(data, noise, families, tuple(times), size, config.border, solver, dtype, where, memory << 20) if families else None
+    return Task(config, data, noise, times, machines, plan, where, dtype, memory << 20)
+
+
+def _families(given: tuple[str, ...] | None, data: ImageSet) -> tuple[str, ...]:
+    if given is None:
+        return DEFAULT if data.rule else ()
+    return tuple(FAMILIES) if "all" in given else given
 
 
 def _require(condition: bool, given: str, expected: str) -> None:
@@ -200,13 +255,13 @@ def parse_patch_size(text: str) -> PatchSize:
     return PatchSchedule.of([size[0] if len(size) == 1 else size for size in sizes])
 
 
-def _measured(name: str, task: Task, results: ResultDirectory, progress: Progress) -> tuple[dict, dict[str, Tensor]]:
-    """Losses and samples of one machine, computed or taken from an interrupted run."""
+def _measured(name: str, denoiser: Denoiser, task: Task, results: ResultDirectory, progress: Progress) -> tuple[dict, dict[str, Tensor]]:
+    """Losses and samples of one denoiser, computed or taken from an interrupted run."""
     saved = results.part(name)
     if saved is None:
         start = time.perf_counter()
-        losses = _losses(task.machines[name], task, progress, name)
-        samples = _samples(task.machines[name], task, progress, name)
+        losses = _losses(denoiser, task, progress, name)
+        samples = _samples(denoiser, task, progress, name)
         results.save_part(name, {**losses, "seconds": time.perf_counter() - start}, {"samples": samples})
         saved = results.part(name)
     if not progress.console.is_terminal:
@@ -214,13 +269,13 @@ def _measured(name: str, task: Task, results: ResultDirectory, progress: Progres
     return saved
 
 
-def _losses(machine: AnalyticDenoiser, task: Task, progress: Progress, name: str) -> dict[str, list[float]]:
-    ideal = Ideal(task.data, task.schedule, memory=machine.memory)
+def _losses(denoiser: Denoiser, task: Task, progress: Progress, name: str) -> dict[str, list[float]]:
+    ideal = Ideal(task.data, task.schedule, memory=task.memory)
     losses: list[tuple[Estimate, Estimate]] = []
     for t in progress.track(task.times, description=f"{name}: loss"):
         noisy = noisy_images(task.data, task.schedule, t, task.config.draws, task.config.seed, task.device)
         noisy = noisy._replace(x_t=noisy.x_t.to(task.dtype))
-        losses.append(denoising_loss(machine, noisy, ideal.denoise(noisy.x_t, t)))
+        losses.append(denoising_loss(denoiser, noisy, ideal.denoise(noisy.x_t, t)))
     loss, excess = zip(*losses, strict=True)
     return {
         "loss": [e.value for e in loss],
@@ -230,8 +285,8 @@ def _losses(machine: AnalyticDenoiser, task: Task, progress: Progress, name: str
     }
 
 
-def _samples(machine: AnalyticDenoiser, task: Task, progress: Progress, name: str) -> Tensor:
-    run = sampler(task.config.sampler)(machine, task.config.steps, seed=task.config.seed)
+def _samples(denoiser: Denoiser, task: Task, progress: Progress, name: str) -> Tensor:
+    run = sampler(task.config.sampler)(denoiser, task.config.steps, seed=task.config.seed)
     return run(_noise(task).to(task.device), progress=progress, description=f"{name}: samples").images.cpu()
 
 
@@ -239,7 +294,7 @@ def _noise(task: Task) -> Tensor:
     return initial_noise(task.schedule, (task.samples, *task.data.images.shape[1:]), task.config.seed, task.dtype)
 
 
-def _report(task: Task, parts: dict[str, tuple[dict, dict[str, Tensor]]]) -> dict:
+def _report(task: Task, parts: dict[str, tuple[dict, dict[str, Tensor]]], certificates: dict[str, dict]) -> dict:
     alpha, sigma = task.schedule(torch.tensor(task.times, dtype=torch.float64))
     return {
         "config": asdict(task.config),
@@ -254,9 +309,15 @@ def _report(task: Task, parts: dict[str, tuple[dict, dict[str, Tensor]]]) -> dic
         "device": str(task.device),
         "baseline": task.data.rule.baseline if task.data.rule else None,
         "levels": [{"t": t, "alpha": a, "sigma": s} for t, a, s in zip(task.times, alpha.tolist(), sigma.tolist(), strict=True)],
-        "machines": {name: values for name, (values, _) in parts.items()},
+        "machines": {name: values for name, (values, _) in parts.items() if name not in certificates},
+        "attention": {name: {**certificate, **_excess(parts[name][0])} for name, certificate in certificates.items()},
         "samples": {name: _judged(tensors["samples"], task.data) for name, (_, tensors) in parts.items()},
     }
+
+
+def _excess(values: dict) -> dict:
+    """What is measured of a solved score with the draws of the machines, beside its certificate."""
+    return {key: values[key] for key in ("excess", "excess_stderr", "seconds")}
 
 
 def _judged(samples: Tensor, data: ImageSet) -> dict[str, float]:
@@ -281,12 +342,14 @@ def _judged(samples: Tensor, data: ImageSet) -> dict[str, float]:
     return judged
 
 
-def _draw(path: Path, report: dict, task: Task, parts: dict[str, tuple[dict, dict[str, Tensor]]]) -> None:
+def _draw(path: Path, report: dict, task: Task, parts: dict[str, tuple[dict, dict[str, Tensor]]], solutions: dict[str, Denoiser]) -> None:
     from theory.picture import draw  # matplotlib takes a second to load, and is only needed at the end
 
     samples = {name: tensors["samples"] for name, (_, tensors) in parts.items()}
     good = task.data.rule.consistent if task.data.rule else lambda x: memorisation(x, task.data).memorised
-    draw(path / "summary.png", report, samples, task.data, {name: good(s) for name, s in samples.items()})
+    best = solutions.get("full") or next(reversed(solutions.values()), None)
+    seen = view(best, task.data, Ideal(task.data, task.schedule, memory=task.memory), task.config.seed) if best else None
+    draw(path / "summary.png", report, samples, task.data, {name: good(s) for name, s in samples.items()}, seen)
 
 
 def _progress(console: Console) -> Progress:
@@ -301,8 +364,14 @@ def _print(report: dict, task: Task, path: Path) -> None:
     shape = " x ".join(map(str, data["shape"]))
     console.print(f"\n[bold]{data['name']}[/bold]: {data['images']} images of {shape}, fingerprint {data['fingerprint'][:12]}\n")
     console.print(_loss_table(report))
+    if report["attention"]:
+        console.print(attention_table(report))
+        for line in verdicts(report):
+            console.print(line, highlight=False)
+        console.print()
     console.print(_sample_table(report, task))
-    console.print(f"\nwritten to {path}: report.json, samples.safetensors, summary.png", highlight=False)
+    files = "report.json, samples.safetensors, summary.png" + (", attention/" if report["attention"] else "")
+    console.print(f"\nwritten to {path}: {files}", highlight=False)
 
 
 def _loss_table(report: dict) -> Table:
@@ -322,12 +391,12 @@ def _loss_table(report: dict) -> Table:
 
 def _sample_table(report: dict, task: Task) -> Table:
     table = Table(title=f"{task.samples} samples each, from the same noise (95% interval)", title_justify="left")
-    table.add_column("machine")
+    table.add_column("model")
     for column in (["consistent", "valid"] if task.data.rule else []) + ["memorised", "nearest image (rms)", "seconds"]:
         table.add_column(column, justify="right")
     for name, s in report["samples"].items():
         rule = [_share(s, "consistency"), f"{100 * s['valid']:.1f}%"] if task.data.rule else []
-        seconds = f"{report['machines'][name]['seconds']:.1f}"
+        seconds = f"{(report['machines'] | report['attention'])[name]['seconds']:.1f}"
         table.add_row(name, *rule, _share(s, "memorised"), f"{s['nearest_distance']:.4f}", seconds)
     if task.data.rule:
         table.caption = f"random colours are consistent with probability {100 * report['baseline']:.3f}%; valid: every cell is a colour"

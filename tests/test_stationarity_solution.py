@@ -1,0 +1,248 @@
+"""A solved score as a denoiser: interpolation, the split, files; and the command line around it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.helpers import assert_close, noise, refused
+from theory import attention
+from theory import solve as command
+from theory.data import load
+from theory.errors import InputError
+from theory.noise import CosineSchedule
+from theory.stationarity import Options, SolvedScore, solve
+from theory.stationarity.equations import Head, Roles, forward
+
+SCHEDULE = CosineSchedule()
+STRIP = load("toy:layout=strip")
+TIMES = (0.3, 0.5, 0.7)
+QUICK = Options(images=400, fresh=400, features=8, iterations=20, starts=1)
+
+
+@pytest.fixture(scope="module", params=["sample", "epsilon"])
+def solved(request) -> SolvedScore:
+    options = Options(**(vars(QUICK) | {"prediction": request.param}))
+    return solve(STRIP, SCHEDULE, ("full",), times=TIMES, options=options)["full"]
+
+
+def by_hand(solved: SolvedScore, level: int, x_t: torch.Tensor, t: float) -> torch.Tensor:
+    """The network of one level, written out: features times coefficients, one head, Tweedie."""
+    alpha, sigma = SCHEDULE(t)
+    features = solved.basis(x_t, alpha.expand(len(x_t)), sigma.expand(len(x_t)))
+    values = torch.cat([f @ c for f, c in zip(features, solved.coefficients[level], strict=True)], 1)
+    h, q, k, v = values.split([3, 8, 8, 3], -1)
+    out = solved.basis.image(forward(Roles(h, q, k, v), Head()).out)
+    return out if solved.setting.options.prediction == "sample" else (x_t - sigma * out) / alpha
+
+
+def test_at_a_level_it_is_the_solution_of_that_level(solved):
+    x_t = noise((4, 3, 2, 4), seed=1)
+    for level, t in enumerate(TIMES):
+        assert_close(solved.denoise(x_t, t), by_hand(solved, level, x_t, t), atol=1e-9)
+
+
+def test_between_levels_means_are_mixed_linearly_in_the_logarithm_of_noise_to_signal(solved):
+    x_t, t = noise((4, 3, 2, 4), seed=2), 0.42
+    ratio = [float(torch.log(SCHEDULE(s)[1] / SCHEDULE(s)[0])) for s in (0.3, t, 0.5)]
+    share = (ratio[1] - ratio[0]) / (ratio[2] - ratio[0])
+    expected = (1 - share) * by_hand(solved, 0, x_t, t) + share * by_hand(solved, 1, x_t, t)
+    assert_close(solved.denoise(x_t, t), expected, atol=1e-9)
+
+
+def test_outside_the_levels_the_nearest_one_is_used(solved):
+    x_t = noise((2, 3, 2, 4), seed=3)
+    assert_close(solved.denoise(x_t, 0.1), by_hand(solved, 0, x_t, 0.1), atol=1e-9)
+    assert_close(solved.denoise(x_t, 1.0), by_hand(solved, 2, x_t, 1.0), rtol=1e-9)
+
+
+def test_one_time_for_each_image_whatever_the_batch(solved):
+    x_t, t = noise((5, 3, 2, 4), seed=4), torch.tensor([0.7, 0.35, 0.5, 0.9, 0.36], dtype=torch.float64)
+    together = solved.denoise(x_t, t)
+    alone = torch.cat([solved.denoise(x_t[i : i + 1], t[i]) for i in range(5)])
+    assert_close(together, alone, atol=1e-9)
+    small = SolvedScore(STRIP, solved.setting, solved.coefficients, solved.certificates, memory=2**24)
+    assert_close(small.denoise(x_t, t), together, atol=1e-9)
+
+
+def test_float32_agrees_with_float64(solved):
+    """1e-3: whitening divides by as little as 3e-3, which magnifies the rounding of features."""
+    x_t = noise((6, 3, 2, 4), seed=5)
+    for t in (0.3, 0.55):
+        assert_close(solved.denoise(x_t.float(), t), solved.denoise(x_t, t), atol=1e-3)
+
+
+def test_local_part_and_context_add_up_and_attention_is_a_probability(solved):
+    x_t, t = noise((3, 3, 2, 4), seed=6), 0.6
+    split = solved.split(x_t, t)
+    assert_close(split.local + split.context, solved.denoise(x_t, t), atol=1e-12)
+    assert_close(split.attention.sum(-1), torch.ones(3, 8), atol=1e-12)
+    assert (split.attention >= 0).all()
+
+
+def test_attention_rows_are_pixels_in_reading_order(solved):
+    """Changing one pixel's column leaves the local parts of the others alone."""
+    x_t, t = noise((1, 3, 2, 4), seed=7), 0.5
+    other = x_t.clone()
+    other[..., 1] += 1
+    moved = (solved.split(other, t).local - solved.split(x_t, t).local).abs().sum((0, 1))
+    assert (moved[:, 1] > 1e-6).all() and moved[:, [0, 2, 3]].max() < 1e-9
+
+
+def test_score_and_epsilon_follow_from_the_mean(solved):
+    x_t, t = noise((2, 3, 2, 4), seed=8), 0.5
+    alpha, sigma = SCHEDULE(t)
+    assert_close(solved.score(x_t, t), (alpha * solved.denoise(x_t, t) - x_t) / sigma**2, atol=1e-10)
+
+
+def test_saved_and_loaded_it_is_the_same(solved, tmp_path):
+    solved.save(tmp_path / "deep" / "full")
+    again = SolvedScore.load(tmp_path / "deep" / "full", load("toy:layout=strip"))
+    x_t = noise((2, 3, 2, 4), seed=9)
+    assert torch.equal(again.denoise(x_t, 0.4), solved.denoise(x_t, 0.4))
+    assert again.setting == solved.setting and again.certified == solved.certified
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["full.json", "full.safetensors"]
+
+
+def damage(path, kind: str) -> None:
+    if kind == "missing":
+        path.with_name("full.safetensors").unlink()
+    elif kind == "truncated":
+        content = path.with_name("full.safetensors").read_bytes()
+        path.with_name("full.safetensors").write_bytes(content[: len(content) // 2])
+    elif kind == "a tensor short":
+        tensors = load_file(path.with_name("full.safetensors"))
+        save_file({k: v for k, v in tensors.items() if k != "0.0"}, path.with_name("full.safetensors"))
+    elif kind == "foreign":
+        path.with_name("full.json").write_text('{"format": "something else"}')
+    else:
+        path.with_name("full.json").write_text("not json")
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "a tensor short", "foreign", "not json"])
+def test_damaged_files_are_refused(solved, tmp_path, kind):
+    solved.save(tmp_path / "full")
+    damage(tmp_path / "full", kind)
+    with pytest.raises(InputError) as error:
+        SolvedScore.load(tmp_path / "full", STRIP)
+    refused(error, "full", "whole")
+
+
+def test_other_data_are_refused(solved, tmp_path):
+    solved.save(tmp_path / "full")
+    with pytest.raises(InputError) as error:
+        SolvedScore.load(tmp_path / "full", load("toy"))
+    refused(error, "another fingerprint")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s: s.denoise(noise((1, 3, 2, 4)), 0.5, label=1), "label 1"),
+        (lambda s: s.denoise(noise((1, 3, 4, 4)), 0.5), "(1, 3, 4, 4)"),
+        (lambda s: s.denoise(noise((1, 3, 2, 4)).half(), 0.5), "float16"),
+        (lambda s: s.denoise(noise((2, 3, 2, 4)), torch.tensor([0.5, 0.5, 0.5])), "time t"),
+        (lambda s: s.denoise(noise((1, 3, 2, 4)), 0.0), "sigma_t = 0"),
+    ],
+)
+def test_bad_input_is_refused(solved, call, words):
+    with pytest.raises(InputError) as error:
+        call(solved)
+    refused(error, words)
+
+
+# The command line --------------------------------------------------------------------------------
+
+SMALL = ["--dataset", "toy:layout=strip", "--machines", "ideal", "--levels", "2", "--draws", "20", "--samples", "20", "--steps", "4"]
+SOLVE = ["--families", "identity", "full", "--images", "400", "--fresh", "400", "--features", "8", "--embedding", "4", "--iterations", "60"]
+
+
+def run(*arguments) -> int:
+    return command.main([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("attention") / "run"
+    assert run(*SMALL, *SOLVE, "--out", out) in (0, 1)
+    return out
+
+
+def test_report_holds_every_certificate(finished):
+    report = json.loads((finished / "report.json").read_text())
+    assert list(report["attention"]) == ["identity", "full"]
+    for name, family in report["attention"].items():
+        keys = ("loss_train", "loss_fresh", "loss_stderr", "els_loss", "residual", "residual_floor", "limit", "status", "history")
+        assert all(len(family[key]) == 2 for key in keys)
+        assert (finished / "attention" / f"{name}.safetensors").exists()
+        assert report["samples"][name]["consistency_low"] <= report["samples"][name]["consistency"]
+    loaded = SolvedScore.load(finished / "attention" / "full", STRIP)
+    assert [c["loss_fresh"] for c in loaded.certificates] == report["attention"]["full"]["loss_fresh"]
+
+
+def test_interrupted_after_a_level_it_resumes_to_the_same_solution(finished, tmp_path, monkeypatch, capsys):
+    told = attention._Shown.finished
+    seen = []
+
+    def stop(self, number, certificates):
+        seen.append(number)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        told(self, number, certificates)
+
+    monkeypatch.setattr(attention._Shown, "finished", stop)
+    assert run(*SMALL, *SOLVE, "--out", tmp_path / "run") == 130
+    monkeypatch.setattr(attention._Shown, "finished", told)
+    assert "--resume" in capsys.readouterr().err
+    assert len(list((tmp_path / "run" / "parts").glob("attention-level-*.json"))) == 1
+    assert run(*SMALL, *SOLVE, "--out", tmp_path / "run", "--resume") in (0, 1)
+    for name in ("identity", "full"):
+        ours, theirs = (p / "attention" / f"{name}.safetensors" for p in (tmp_path / "run", finished))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_starved_solve_exits_with_1_and_keeps_its_history(tmp_path, capsys):
+    starved = ["--families", "full", "--images", "400", "--fresh", "200", "--features", "8", "--iterations", "2"]
+    assert run(*SMALL, *starved, "--out", tmp_path / "run") == 1
+    captured = capsys.readouterr()
+    assert captured.err.strip().splitlines()[-1].startswith("error: certificate failed: full")
+    assert "NOT certified" in captured.out and "Traceback" not in captured.err
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert not report["attention"]["full"]["certified"]
+    assert all(len(stage) == 2 for level in report["attention"]["full"]["history"] for stage in level)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--families", "quadratic"], "family 'quadratic'"),
+        (["--prediction", "velocity"], "prediction 'velocity'"),
+        (["--features", "10"], "features 10"),
+        (["--images", "5"], "images 5"),
+        (["--fresh", "5"], "fresh 5"),
+        (["--embedding", "0"], "embedding 0"),
+        (["--beta", "-1"], "beta -1.0"),
+        (["--strength", "nan"], "strength nan"),
+        (["--iterations", "0"], "iterations 0"),
+        (["--patch-size", "3,5"], "2 patch sizes"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(arguments, words, tmp_path, capsys):
+    assert run("--dataset", "toy", *arguments, "--out", tmp_path / "out") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_digits_are_solved_too(tmp_path):
+    """Real data without a rule: no family unless asked for, and a certificate all the same."""
+    small = ["--dataset", "digits", "--machines", "ideal", "--levels", "1", "--draws", "10", "--samples", "4", "--steps", "2"]
+    assert run(*small, "--out", tmp_path / "none") == 0
+    assert json.loads((tmp_path / "none" / "report.json").read_text())["attention"] == {}
+    asked = ["--families", "identity_free", "--patch-size", "3", "--images", "100", "--fresh", "100", "--features", "8", "--iterations", "20"]
+    assert run(*small, *asked, "--out", tmp_path / "one") in (0, 1)
+    family = json.loads((tmp_path / "one" / "report.json").read_text())["attention"]["identity_free"]
+    assert family["status"][0].startswith(("certified", "not certified")) and family["els_loss"][0] > 0
+    shutil.rmtree(tmp_path / "one")

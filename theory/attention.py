@@ -1,0 +1,177 @@
+"""The attention part of the command line: solve level by level, resume, and tell what came out."""
+
+import time
+from typing import NamedTuple
+
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from theory.data.imageset import ImageSet
+from theory.metrics import noisy_images
+from theory.results import ResultDirectory
+from theory.stationarity import Plan, SolvedScore
+from theory.stationarity.run import Found
+from theory.stationarity.solver import STAGES, Solved
+from theory.types import Images
+
+
+def solve_attention(plan: Plan, results: ResultDirectory, progress: Progress) -> tuple[dict[str, SolvedScore], dict[str, dict]]:
+    """Solve all families at all levels, taking what an interrupted run has finished.
+
+    Returns:
+        Each family's solution, and what the report says of it: a list over the levels of everything
+        its certificates hold.
+    """
+    found: dict[int, Found] = {}
+    values: dict[int, dict] = {}
+
+    def saved(number: int) -> Found | None:
+        if number not in found and (part := results.part(_part(number))) is not None:
+            values[number], tensors = part
+            found[number] = _unpacked(tensors)
+        return found.get(number)
+
+    shown = _Shown(plan, progress)
+    start = time.perf_counter()
+    for number, solved in plan.levels(saved, shown.evaluated):
+        shown.finished(number, {name: s.certificate for name, s in solved.items()})
+        told = {name: {**s.certificate.asdict(), "printed": s.printed} for name, s in solved.items()}
+        results.save_part(_part(number), {"families": told, "seconds": time.perf_counter() - start}, _packed(solved))
+        saved(number)
+        start = time.perf_counter()
+    shown.close()
+    levels = [saved(i) and values[i]["families"] for i in range(len(plan.times))]
+    solutions = {f.name: plan.solution(f.name, [found[i] for i in range(len(levels))], [v[f.name] for v in levels]) for f in plan.families}
+    return solutions, {name: _report(solution) for name, solution in solutions.items()}
+
+
+def _part(number: int) -> str:
+    return f"attention-level-{number}"
+
+
+def _packed(solved: dict[str, Solved]) -> dict[str, Tensor]:
+    return {f"{name}.{i}.{j}": m for name, s in solved.items() for i, stage in enumerate(s.raw) for j, m in enumerate(stage)}
+
+
+def _unpacked(tensors: dict[str, Tensor]) -> Found:
+    found: Found = {}
+    for key in sorted(tensors, key=lambda k: int(k.rsplit(".", 1)[1])):
+        name, stage, _ = key.rsplit(".", 2)
+        found.setdefault(name, [[] for _ in range(STAGES)])[int(stage)].append(tensors[key])
+    return found
+
+
+def _report(solution: SolvedScore) -> dict:
+    """Certificates as one list over the levels for each field."""
+    certificates = solution.certificates
+    lists = {key: [c[key] for c in certificates] for key in certificates[0]}
+    return {**lists, "certified": solution.certified, "feasible_only": solution.family.hard}
+
+
+class _Shown:
+    """Progress: a bar on a terminal, a line for each level in a log."""
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        self.plan, self.progress, self.task = plan, progress, None
+        self.names = [f.name for f in plan.families]
+        self.start = time.perf_counter()
+
+    def evaluated(self, number: int, name: str, stage: int, loss: float) -> None:
+        total = len(self.plan.times) * len(self.names) * STAGES
+        if self.task is None:
+            self.task = self.progress.add_task("attention", total=total)
+        done = (self.plan.order.index(number) * len(self.names) + self.names.index(name)) * STAGES + stage
+        self.progress.update(self.task, completed=done, description=f"{name} at level {number + 1}: {loss:.4f}")
+
+    def finished(self, number: int, certificates: dict) -> None:
+        if not self.progress.console.is_terminal:
+            losses = ", ".join(f"{name} {c.loss_fresh:.4f}" for name, c in certificates.items())
+            els = next(iter(certificates.values())).els_loss
+            seconds = time.perf_counter() - self.start
+            self.progress.console.print(
+                f"attention, level {number + 1} of {len(self.plan.times)}: ELS {els:.4f}, {losses} ({seconds:.0f} s)", highlight=False
+            )
+
+    def close(self) -> None:
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+
+
+def attention_table(report: dict) -> Table:
+    """Loss of each family with its standard error, the extrapolation to ever more features, and verdicts."""
+    table = Table(title="Attention, solved: loss per image above the ideal one, on fresh images", title_justify="left")
+    table.add_column("sigma/alpha", justify="right")
+    table.add_column("ELS", justify="right")
+    for name in report["attention"]:
+        table.add_column(name, justify="right")
+    families = report["attention"]
+    first = next(iter(families.values()))
+    for i, level in enumerate(report["levels"]):
+        losses = [f"{f['loss_fresh'][i]:.4f} ± {f['loss_stderr'][i]:.4f}" for f in families.values()]
+        limits = [f"→ {f['limit'][i]:.4f} ± {f['limit_error'][i]:.4f}" for f in families.values()]
+        cells = [f"{loss}\n{limit}" for loss, limit in zip(losses, limits, strict=True)]
+        table.add_row(f"{level['sigma'] / level['alpha']:.3f}", f"{first['els_loss'][i]:.4f}", *cells)
+    table.caption = "→ extrapolated to ever more features; top-1 families are feasible points, not optima"
+    table.caption_justify = "left"
+    return table
+
+
+def verdicts(report: dict) -> list[str]:
+    """One line for each family: whether its certificates hold, and what its printed equation would miss."""
+    ratios = [level["sigma"] / level["alpha"] for level in report["levels"]]
+    lines = []
+    for name, f in report["attention"].items():
+        broken = [f"sigma/alpha {r:.3f}: {'; '.join(x)}" for r, x in zip(ratios, f["failures"], strict=True) if x]
+        open_ = sorted({w.split(":")[0] for x in f["warnings"] for w in x})
+        hint = f" ({'; '.join(open_)} at some levels)" if open_ else ""
+        kind = "a feasible point" if f["feasible_only"] else "an upper bound on the optimum"
+        lines.append(f"{name}: NOT certified: {' | '.join(broken)}" if broken else f"{name}: certified, {kind}{hint}")
+        if f["printed"][0] is not None:
+            at = max(range(len(ratios)), key=f["els_loss"].__getitem__)
+            printed, exact = f["printed"][at]
+            lines.append(
+                f"  at sigma/alpha {ratios[at]:.3f} the printed equation leaves {100 * printed:.0f}% of the local force "
+                f"unbalanced at this solution, the exact one {100 * exact:.1f}%"
+            )
+    return lines
+
+
+class View(NamedTuple):
+    """What attention does at one pixel of one noisy image.
+
+    Attributes:
+        name: The family.
+        t: Time.
+        pixel: Row and column.
+        x_t, local, context, exact: Images with shape ``(C, H, W)``; ``local + context`` is the model's mean.
+        attention: Attention of the pixel to all pixels, with shape ``(H, W)``.
+    """
+
+    name: str
+    t: float
+    pixel: tuple[int, int]
+    x_t: Tensor
+    local: Tensor
+    context: Tensor
+    exact: Tensor
+    attention: Tensor
+
+
+def view(solution: SolvedScore, data: ImageSet, exact, seed: int) -> View:
+    """The image, of 64, and the pixel where attention brings the prediction nearest to the exact one,
+    at the level where it gains most."""
+    gains = [c["gain"] for c in solution.certificates]
+    t = solution.setting.times[max(range(len(gains)), key=gains.__getitem__)]
+    noisy = noisy_images(data, solution.schedule, t, 64, seed)
+    split, truth = solution.split(noisy.x_t, t), exact.denoise(noisy.x_t, t)
+    gain = _error(split.local, truth) - _error(split.local + split.context, truth)
+    image, pixel = divmod(int(gain.flatten().argmax()), gain[0].numel())
+    height, width = gain.shape[1:]
+    attention = split.attention[image, pixel].reshape(height, width)
+    parts = (x[image] for x in (noisy.x_t, split.local, split.context, truth))
+    return View(solution.setting.family, t, divmod(pixel, width), *parts, attention)
+
+
+def _error(mean: Images, truth: Images) -> Tensor:
+    return (mean - truth).square().sum(1)

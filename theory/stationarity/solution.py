@@ -1,0 +1,232 @@
+r"""A solved attention score as a denoiser over all times, saved and loaded.
+
+Solutions exist at some noise levels. A function of a level is known by its coefficients in the raw
+basis, which is defined at every time; between two levels the posterior means of both, each evaluated
+at the actual time, are mixed linearly in ``log(sigma_t / alpha_t)``, and outside the solved range the
+nearest level's is used. At a level itself this is the solution.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from theory.data.imageset import ImageSet
+from theory.denoiser import Denoiser, Posterior, require_noise
+from theory.errors import InputError
+from theory.noise import Schedule, schedule
+from theory.patches import Size
+from theory.results import versions, write_json, write_tensors
+from theory.stationarity.basis import LocalBasis, recovered
+from theory.stationarity.equations import Head, Roles, forward
+from theory.stationarity.families import Family, family
+from theory.stationarity.solver import Options
+from theory.types import BatchLabels, Float, Images, Times
+
+FORMAT = "theory.stationarity/1"
+MEMORY = 2**29  # bytes
+
+
+class Split(NamedTuple):
+    """A posterior mean taken apart.
+
+    Attributes:
+        local: What the pixel's own patch contributes, with shape ``(B, C, H, W)``.
+        context: What attention adds; ``local + context`` is the posterior mean.
+        attention: ``alpha_xy`` with shape ``(B, H * W, H * W)``, pixels row by row.
+    """
+
+    local: Images
+    context: Images
+    attention: Float[Tensor, "B P P"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was solved: everything but the coefficients."""
+
+    family: str
+    times: list[float]
+    patch_size: Size
+    border: str
+    schedule: str
+    options: Options
+
+    @property
+    def head(self) -> Head:
+        return Head(self.options.strength, self.options.beta, family(self.family).hard)
+
+
+class SolvedScore(Denoiser):
+    """The best score of a CNN with an attention head on top, solved numerically (arXiv 2506.17324).
+
+    Args:
+        data: The training set it was solved for.
+        setting: What was solved.
+        coefficients: Raw coefficients of each level and class, with shape ``(F, width)``.
+        certificates: The certificate of each level, as JSON values.
+        noise: The noise schedule, where it is not the one of that name with its default parameters.
+        memory: Working memory in bytes.
+    """
+
+    def __init__(
+        self,
+        data: ImageSet,
+        setting: Setting,
+        coefficients: list[list[Tensor]],
+        certificates: list[dict],
+        noise: Schedule | None = None,
+        memory: int = MEMORY,
+    ) -> None:
+        self.data, self.setting, self.coefficients, self.certificates = data, setting, coefficients, certificates
+        self.schedule = noise or schedule(setting.schedule)
+        self.family: Family = family(setting.family)
+        self.memory = memory
+        options = setting.options
+        self.basis = LocalBasis(data, setting.patch_size, setting.border, options.features, options.prediction, options.seed, memory)
+        alpha, sigma = self.schedule(torch.tensor(setting.times, dtype=torch.float64))
+        self._ratios = (sigma / alpha).log()
+        channels = data.images.shape[1]
+        self._widths = [self.family.width(f, channels, options.embedding) for f in self.family.functions]
+
+    @property
+    def certified(self) -> bool:
+        """Whether the certificate holds at every level."""
+        return not any(c["failures"] for c in self.certificates)
+
+    def __call__(self, x_t: Images, t: Times, label: BatchLabels | None = None) -> Posterior:
+        """The posterior mean under the family's constraint.
+
+        Args:
+            x_t: Noisy images with shape ``(B, C, H, W)``, float32 or float64.
+            t: Time in (0, 1], with shape ``()`` or ``(B,)``.
+            label: Must be None: solutions are of the whole training set.
+
+        Raises:
+            InputError: If shapes, times or a label do not fit, or ``sigma_t`` is 0.
+        """
+        if label is not None:
+            raise InputError(f"label {label}", "no label: a solution is of one training set", "solve for data.select(label)")
+        split = self._split(x_t, t, attention=False)
+        return Posterior(split.local + split.context)
+
+    def split(self, x_t: Images, t: Times) -> Split:
+        """The posterior mean as local part and context, and the attention between pixels."""
+        return self._split(x_t, t, attention=True)
+
+    def _split(self, x_t: Images, t: Times, attention: bool) -> Split:
+        self._check(x_t)
+        alpha, sigma = self.schedule(torch.as_tensor(t, dtype=torch.float64, device=x_t.device))
+        require_noise(sigma)
+        if alpha.ndim > 1 or (alpha.ndim == 1 and alpha.shape != (len(x_t),)):
+            raise InputError(
+                f"time t of shape {tuple(alpha.shape)} for {len(x_t)} images", f"shape () or ({len(x_t)},)", "pass one for all or one each"
+            )
+        alpha, sigma = (c.expand(len(x_t)) for c in (alpha, sigma))
+        lower, upper, share = self._bracket(alpha, sigma)
+        pixels = x_t.shape[2] * x_t.shape[3]
+        batch = max(1, int(self.memory / 8 / 8 / pixels**2))
+        parts, order = [], []
+        for pair in torch.stack([lower, upper], 1).unique(dim=0).tolist():
+            rows = ((lower == pair[0]) & (upper == pair[1])).nonzero()[:, 0]
+            order.append(rows)
+            parts += [self._part(x_t[r], alpha[r], sigma[r], pair, share[r], attention) for r in rows.split(batch)]
+        back = torch.cat(order).argsort()
+        return Split(*(torch.cat(field)[back] if field[0] is not None else None for field in zip(*parts, strict=True)))
+
+    def _bracket(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The levels on both sides of each image's noise, and the share of the upper."""
+        sorted_ratios, order = self._ratios.to(alpha.device).sort()
+        ratio = (sigma / alpha).log().clamp(sorted_ratios[0], sorted_ratios[-1])
+        upper = torch.searchsorted(sorted_ratios, ratio).clamp(max=len(order) - 1)
+        lower = torch.where(sorted_ratios[upper] == ratio, upper, upper - 1)
+        width = sorted_ratios[upper] - sorted_ratios[lower]
+        share = torch.where(width > 0, (ratio - sorted_ratios[lower]) / width.clamp(min=1e-300), 1.0)
+        return order[lower], order[upper], share
+
+    def _part(self, x_t: Images, alpha: Tensor, sigma: Tensor, pair: list[int], share: Tensor, attention: bool) -> tuple:
+        features = self.basis(x_t, alpha, sigma)
+        rows, a, s = self.basis.rows(x_t).double(), alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
+        local = context = between = 0.0
+        weights = {pair[1]: share} if pair[0] == pair[1] else {pair[0]: 1 - share, pair[1]: share}
+        for level, weight in weights.items():
+            roles, head = self._roles(level, features), self.setting.head
+            output = forward(roles, head)
+            weight = weight.reshape(-1, 1, 1)
+            own = recovered(self.setting.options.prediction, roles.h, rows, a, s)
+            mean = recovered(self.setting.options.prediction, output.out, rows, a, s)
+            local, context = local + weight * own, context + weight * (mean - own)
+            if attention:
+                between = between + weight * output.alpha
+        if attention:
+            back = self.basis.order.argsort().to(x_t.device)
+            between = between[:, back][:, :, back].to(x_t)
+        return self.basis.image(local).to(x_t), self.basis.image(context).to(x_t), between if attention else None
+
+    def _roles(self, level: int, features: list[Tensor]) -> Roles:
+        # In float64: coefficients of nearly dependent functions are large and cancel.
+        parts = [f.double() @ c.to(f.device) for f, c in zip(features, self.coefficients[level], strict=True)]
+        return self.family.roles(dict(zip(self.family.functions, torch.cat(parts, 1).split(self._widths, -1), strict=True)))
+
+    def _check(self, x_t: Tensor) -> None:
+        expected = tuple(self.data.images.shape[1:])
+        if x_t.ndim != 4 or tuple(x_t.shape[1:]) != expected:
+            raise InputError(
+                f"x_t of shape {tuple(x_t.shape)}", f"(B, {', '.join(map(str, expected))})", "use images like the training set's"
+            )
+        if x_t.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"x_t of dtype {x_t.dtype}", "float32 or float64", "convert it")
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path.safetensors`` and then ``path.json``, each atomically."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {f"{i}.{j}": m for i, level in enumerate(self.coefficients) for j, m in enumerate(level)}
+        write_tensors(path.with_name(path.name + ".safetensors"), tensors)
+        content = {
+            "format": FORMAT,
+            "setting": asdict(self.setting),
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "versions": versions(),
+            "certificates": self.certificates,
+        }
+        write_json(path.with_name(path.name + ".json"), content)
+
+    @classmethod
+    def load(cls, path: str | Path, data: ImageSet, noise: Schedule | None = None, memory: int = MEMORY) -> "SolvedScore":
+        """Read what `save` wrote.
+
+        Args:
+            path: Its path, without an extension.
+            data: The training set it was solved for.
+            noise, memory: As for the class.
+
+        Raises:
+            InputError: If a file is missing or damaged, or belongs to other data.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.with_name(path.name + ".json").read_text())
+            if content["format"] != FORMAT:
+                raise KeyError("format")
+            tensors = load_file(path.with_name(path.name + ".safetensors"))
+            fields = content["setting"]
+            setting = Setting(**{**fields, "patch_size": tuple(fields["patch_size"]), "options": Options(**fields["options"])})
+            classes = max(int(name.split(".")[1]) for name in tensors) + 1
+            coefficients = [[tensors[f"{i}.{j}"] for j in range(classes)] for i in range(len(setting.times))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise InputError(
+                f"solution {path} ({type(error).__name__})", "the files a solver saved, whole", "solve again, or correct the path"
+            ) from error
+        if content["data"]["fingerprint"] != data.fingerprint:
+            raise InputError(
+                f"solution {path} of {content['data']['name']}, and data {data.name} with another fingerprint",
+                "the training set it was solved for",
+                "load that data set",
+            )
+        return cls(data, setting, coefficients, content["certificates"], noise, memory)
