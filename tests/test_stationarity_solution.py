@@ -241,7 +241,20 @@ def test_digits_are_solved_too(tmp_path):
     small = ["--dataset", "digits", "--machines", "ideal", "--levels", "1", "--draws", "10", "--samples", "4", "--steps", "2"]
     assert run(*small, "--out", tmp_path / "none") == 0
     assert json.loads((tmp_path / "none" / "report.json").read_text())["attention"] == {}
-    asked = ["--families", "identity_free", "--patch-size", "3", "--images", "100", "--fresh", "100", "--features", "8", "--iterations", "20"]
+    asked = [
+        "--families",
+        "identity_free",
+        "--patch-size",
+        "3",
+        "--images",
+        "100",
+        "--fresh",
+        "100",
+        "--features",
+        "8",
+        "--iterations",
+        "20",
+    ]
     assert run(*small, *asked, "--out", tmp_path / "one") in (0, 1)
     family = json.loads((tmp_path / "one" / "report.json").read_text())["attention"]["identity_free"]
     assert family["status"][0].startswith(("certified", "not certified")) and family["els_loss"][0] > 0

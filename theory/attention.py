@@ -7,7 +7,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from theory.data.imageset import ImageSet
+from theory.machines import EquivariantLocal, Ideal
 from theory.metrics import noisy_images
 from theory.results import ResultDirectory
 from theory.stationarity import Plan, SolvedScore
@@ -144,7 +144,7 @@ class View(NamedTuple):
         name: The family.
         t: Time.
         pixel: Row and column.
-        x_t, local, context, exact: Images with shape ``(C, H, W)``; ``local + context`` is the model's mean.
+        x_t, els, local, context, exact: Images with shape ``(C, H, W)``; ``local + context`` is the model's mean.
         attention: Attention of the pixel to all pixels, with shape ``(H, W)``.
     """
 
@@ -152,25 +152,29 @@ class View(NamedTuple):
     t: float
     pixel: tuple[int, int]
     x_t: Tensor
+    els: Tensor
     local: Tensor
     context: Tensor
     exact: Tensor
     attention: Tensor
 
 
-def view(solution: SolvedScore, data: ImageSet, exact, seed: int) -> View:
-    """The image, of 64, and the pixel where attention brings the prediction nearest to the exact one,
-    at the level where it gains most."""
+def view(solution: SolvedScore, seed: int) -> View:
+    """The image, of 64, and the pixel where the prediction gains most over that from the patch alone (ELS),
+    at the level where it gains most on average."""
     gains = [c["gain"] for c in solution.certificates]
     t = solution.setting.times[max(range(len(gains)), key=gains.__getitem__)]
-    noisy = noisy_images(data, solution.schedule, t, 64, seed)
-    split, truth = solution.split(noisy.x_t, t), exact.denoise(noisy.x_t, t)
-    gain = _error(split.local, truth) - _error(split.local + split.context, truth)
+    data, schedule, setting = solution.data, solution.schedule, solution.setting
+    x_t = noisy_images(data, schedule, t, 64, seed).x_t
+    split = solution.split(x_t, t)
+    exact = Ideal(data, schedule, memory=solution.memory).denoise(x_t, t)
+    els = EquivariantLocal(data, schedule, patch_size=setting.patch_size, border=setting.border, memory=solution.memory).denoise(x_t, t)
+    gain = _error(els, exact) - _error(split.local + split.context, exact)
     image, pixel = divmod(int(gain.flatten().argmax()), gain[0].numel())
     height, width = gain.shape[1:]
     attention = split.attention[image, pixel].reshape(height, width)
-    parts = (x[image] for x in (noisy.x_t, split.local, split.context, truth))
-    return View(solution.setting.family, t, divmod(pixel, width), *parts, attention)
+    parts = (x[image] for x in (x_t, els, split.local, split.context, exact))
+    return View(setting.family, t, divmod(pixel, width), *parts, attention)
 
 
 def _error(mean: Images, truth: Images) -> Tensor:

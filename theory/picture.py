@@ -133,12 +133,13 @@ def _shares(axes, report: dict) -> None:
 def _attention(figure, view: View) -> None:
     """One pixel's attention over the image, and the prediction as local part and context."""
     figure.suptitle(
-        f"Attention of one pixel (framed), {title(view.name)}, t = {view.t:.2f}: prediction = local part + context",
+        f"Attention of one pixel (framed), {title(view.name)}, t = {view.t:.2f}: prediction = local part + context, "
+        "beside the best from the patch alone and the exact posterior mean",
         x=0.005, ha="left", fontsize=10, fontweight="bold",
     )  # fmt: skip
-    axes = figure.subplots(1, 6)
-    images = [view.x_t, None, view.local, view.context, view.local + view.context, view.exact]
-    titles = ["noisy image", "attention", "local part", "context (grey: none)", "prediction", "exact posterior mean"]
+    axes = figure.subplots(1, 7)
+    images = [view.x_t, None, view.local, view.context, view.local + view.context, view.els, view.exact]
+    titles = ["noisy image", "attention", "local part", "context (grey: none)", "prediction", "from the patch alone", "exact"]
     for a, image, name in zip(axes, images, titles, strict=True):
         if image is None:
             shown = a.imshow(view.attention.numpy(), cmap="viridis", vmin=0)

@@ -348,7 +348,7 @@ def _draw(path: Path, report: dict, task: Task, parts: dict[str, tuple[dict, dic
     samples = {name: tensors["samples"] for name, (_, tensors) in parts.items()}
     good = task.data.rule.consistent if task.data.rule else lambda x: memorisation(x, task.data).memorised
     best = solutions.get("full") or next(reversed(solutions.values()), None)
-    seen = view(best, task.data, Ideal(task.data, task.schedule, memory=task.memory), task.config.seed) if best else None
+    seen = view(best, task.config.seed) if best else None
     draw(path / "summary.png", report, samples, task.data, {name: good(s) for name, s in samples.items()}, seen)
 
 

@@ -10,6 +10,7 @@ from theory.stationarity.galerkin import Galerkin, flattened, padded
 from theory.stationarity.level import Level
 
 BATCHES = 30  # pieces of the fresh images, for the noise of a gradient
+NEGLIGIBLE = 1e-5  # share of the target's variance that is no violation, whatever its standard error
 SIGMAS = 3  # standard errors that count as a violation
 OPEN = 0.1  # share of the ELS loss that more images or features may promise before it is said
 
@@ -104,8 +105,8 @@ def certify(
     els_loss = float(els.mean())
     for name, other in rivals.items():
         excess = Estimate.of(last - other)
-        if excess.value > SIGMAS * excess.stderr + 1e-6:
-            failures.append(f"above {name}, which it contains, by {excess.value:.4f} ± {excess.stderr:.4f}")
+        if excess.value > SIGMAS * excess.stderr + NEGLIGIBLE * level.variance:
+            failures.append(f"above {name}, which it contains, by {excess.value:.2g} ± {excess.stderr:.1g}")
     warnings = []
     if fresh.value - train > OPEN * els_loss + SIGMAS * fresh.stderr:
         warnings.append(f"more images would help: loss {train:.4f} on those solved on")

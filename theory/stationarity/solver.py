@@ -42,7 +42,8 @@ class Options:
     """How to solve. Everything here determines the numbers.
 
     Attributes:
-        prediction: What the network outputs: ``"sample"``, ``"epsilon"`` or ``"score"``. It changes the optimum.
+        prediction: What the network outputs: ``"sample"``, ``"epsilon"`` or ``"score"``. It changes the optimum where
+            values are tied to another role.
         strength: Strength ``lambda`` of the attention.
         beta: Inverse temperature of the attention.
         embedding: Numbers ``d`` in a query or key of the families where it is free.
