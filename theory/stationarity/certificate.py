@@ -150,4 +150,6 @@ def _residuals(problem: Galerkin, level: Level, matrices: list[Tensor]) -> tuple
 
 
 def _gain(gradients: Tensor) -> tuple[float, float]:
+    if gradients.numel() == 0:  # every held-out direction was too rare to learn from
+        return 0.0, 0.0
     return float(gradients.mean(0).square().sum()), float((gradients.var(0) / len(gradients)).sum())
