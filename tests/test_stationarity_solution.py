@@ -207,7 +207,7 @@ def test_starved_solve_exits_with_1_and_keeps_its_history(tmp_path, capsys):
     starved = ["--families", "full", "--images", "400", "--fresh", "200", "--features", "8", "--iterations", "2"]
     assert run(*SMALL, *starved, "--out", tmp_path / "run") == 1
     captured = capsys.readouterr()
-    assert captured.err.strip().splitlines()[-1].startswith("error: certificate failed: full")
+    assert captured.err.strip().splitlines()[-1].startswith("error: certificate failed: identity, full")
     assert "NOT certified" in captured.out and "Traceback" not in captured.err
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert not report["attention"]["full"]["certified"]

@@ -62,10 +62,11 @@ def quasi_newton(
     return best, history, False
 
 
-def least_squares(problem: Galerkin, theta: Tensor, rtol: float = 1e-5) -> Tensor:
+def least_squares(problem: Galerkin, theta: Tensor, rtol: float = 1e-3, iterations: int = 40) -> Tensor:
     """Solve ``J^T J change = -gradient`` for local parts and values: one Gauss-Newton step.
 
-    With a hard head, and queries and keys of their own, the loss is quadratic in these and this is its minimum.
+    With a hard head, and queries and keys of their own, the loss is quadratic in these and this is its minimum,
+    up to a relative residual of ``rtol`` or that many iterations of conjugate gradients.
     """
     free = problem.values_mask().double().cpu().numpy()
     gradient = free * problem.evaluate(theta)[1].double().cpu().numpy()
@@ -74,5 +75,5 @@ def least_squares(problem: Galerkin, theta: Tensor, rtol: float = 1e-5) -> Tenso
         return free * problem.curvature(theta, torch.from_numpy(free * change).to(theta)).double().cpu().numpy()
 
     operator = LinearOperator((len(gradient), len(gradient)), matvec=product, dtype=np.float64)
-    change, _ = cg(operator, -gradient, rtol=rtol, maxiter=200)
+    change, _ = cg(operator, -gradient, rtol=rtol, maxiter=iterations)
     return theta + torch.from_numpy(change).to(theta)

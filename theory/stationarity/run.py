@@ -29,7 +29,7 @@ class Plan:
 
     Attributes:
         data, schedule: Training set and noise.
-        names: Families; soft ones that a top-1 family starts from are solved too.
+        names: Families; those they start from are solved too (`with_parents`).
         times: Noise levels.
         patch_size: Height and width of what a pixel sees.
         border: ``"zeros"`` or ``"circular"``.

@@ -23,14 +23,14 @@ from theory.errors import InputError
 from theory.noise import Schedule
 from theory.stationarity.certificate import Certificate, certify
 from theory.stationarity.equations import Head, Roles, printed, variation
-from theory.stationarity.families import FAMILIES, Family, family
+from theory.stationarity.families import FAMILIES, SOFT, Family, family
 from theory.stationarity.galerkin import Galerkin, flattened, padded
 from theory.stationarity.level import Level
-from theory.stationarity.optimise import least_squares, quasi_newton
+from theory.stationarity.optimise import ROUND, least_squares, quasi_newton
 
 STAGES = 3  # bases of n, 2n and 4n random features
 HELD_OUT = 16  # random features the solver never sees
-SHARPER = (2.0, 4.0, 8.0)  # inverse temperatures on the way to the argmax
+SHARPER = (2.0, 8.0)  # inverse temperatures on the way to the argmax
 RAMP = (0.25, 0.5, 0.75)  # strengths on the way from ELS
 NOTHING = 1e-6  # share of the target's variance that is no loss at all
 SELFISH = (4.0, 8.0, 16.0)  # lengths of queries with which pixels attend to hardly anything but their own content
@@ -112,10 +112,13 @@ class Solved:
 
 
 def with_parents(names: tuple[str, ...]) -> list[Family]:
-    """Families in the order they are solved: a hard family after the soft one it starts from."""
-    wanted = {f for name in names for f in (name, name.removeprefix("top1_"))}
-    for name in names:
-        family(name)
+    """Families in the order they are solved, with those they start from.
+
+    A hard family starts from its soft one, and one with free values from `identity`: from random starts alone
+    it stays near ELS, behind a plateau.
+    """
+    soft = {family(name).name.removeprefix("top1_") for name in names}
+    wanted = soft | set(names) | ({"identity"} if soft & {f.name for f in SOFT if "identity" in f.contains} else set())
     return [f for f in FAMILIES.values() if f.name in wanted]
 
 
@@ -315,7 +318,7 @@ class _Work:
             theta = flattened(soft.stages[stage]).to(self.level.watch.target)
             for beta in SHARPER:
                 sharper = self.problem(stage, self.head(beta=beta * self.options.beta, hard=False))
-                theta, losses, _ = self.descend(sharper, theta, stage, SCOUT)
+                theta = self.descend(sharper, theta, stage, ROUND)[0]
             problem = self.problem(stage)
             candidates = [theta]
             if stages:
