@@ -21,6 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from theory.attention import attention_table, solve_attention, verdicts, view
+from theory.calibrated import patch_schedule, published
 from theory.data import SOURCES, ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
@@ -116,7 +117,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--fresh", type=int, default=d.fresh, help="other noisy images, to judge solutions by")
     p.add_argument("--iterations", type=int, default=d.iterations, help="most iterations in each of three bases")
     p.add_argument(
-        "--patch-size", help="odd number, HEIGHTxWIDTH, or a comma-separated list over equal intervals of t; the data's own if not given"
+        "--patch-size",
+        help="odd number, HEIGHTxWIDTH, a comma-separated list over equal intervals of t, a published schedule such as "
+        "MNIST_ResNet_zeros, or a file of empirical.calibrate; the data's own if not given",
     )
     p.add_argument("--border", default=d.border, help=f"border of local machines: {', '.join(BORDERS)}")
     p.add_argument("--label", type=int, help="restrict the training set to one class")
@@ -213,7 +216,7 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     for name in config.families or ():
         _require(name in FAMILIES or name == "all", f"family {name!r}", choices([*FAMILIES, "all"]))
     solver = Options(**{name: getattr(config, name) for name in SOLVER}, seed=config.seed)
-    where = _device(device)
+    where = find_device(device)
     noise, _ = schedule(config.schedule), sampler(config.sampler)
     patch_size = None if config.patch_size is None else parse_patch_size(config.patch_size)
     data = load(config.dataset).select(config.label)
@@ -239,7 +242,7 @@ def _require(condition: bool, given: str, expected: str) -> None:
         raise InputError(given, expected, "see --help")
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     _require(name in ("auto", "cpu", "cuda"), f"--device {name!r}", "'auto', 'cpu' or 'cuda'")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda", "a CUDA device that torch can use", "run with --device cpu, or install a CUDA build of torch")
@@ -247,7 +250,9 @@ def _device(name: str) -> torch.device:
 
 
 def parse_patch_size(text: str) -> PatchSize:
-    """``5``, ``3x1``, or several of these separated by commas."""
+    """``5``, ``3x1``, several of these separated by commas, a published schedule's name or a file of one."""
+    if text in published() or text.endswith(".json"):
+        return patch_schedule(text)
     try:
         sizes = [tuple(int(n) for n in part.split("x")) for part in text.split(",")]
     except ValueError:

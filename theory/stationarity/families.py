@@ -35,6 +35,11 @@ class Family:
         """Names of its functions, in the order of the roles."""
         return tuple(dict.fromkeys(self.ties))
 
+    @property
+    def free(self) -> bool:
+        """Whether values are a function of their own."""
+        return self.ties.v != self.ties.h
+
     def width(self, function: str, channels: int, embedding: int) -> int:
         """How many numbers a function returns: ``channels`` where it is a local part or a value."""
         return channels if function in (self.ties.h, self.ties.v) else embedding

@@ -20,6 +20,7 @@ def quasi_newton(
     tolerance: float,
     watched: Galerkin | None = None,
     report: Callable[[float], None] = lambda loss: None,
+    patience: int = 1,
 ) -> tuple[Tensor, list[float], bool]:
     """L-BFGS with a strong-Wolfe line search, stopped early where the loss on other images rises.
 
@@ -27,9 +28,10 @@ def quasi_newton(
         problem: What to minimise.
         theta: Start.
         iterations: Most iterations.
-        tolerance: Stop when ten iterations lower the loss (on the watched images, if there are any) by less.
+        tolerance: Progress is what lowers the lowest loss (on the watched images, if there are any) by as much.
         watched: The same problem on other images.
         report: Called with the loss after each evaluation.
+        patience: Stop after so many times ten iterations without progress.
 
     Returns:
         The best point after any ten iterations (judged on the watched images, if there are any), the loss
@@ -49,15 +51,16 @@ def quasi_newton(
         return min(losses[-ROUND:], default=problem.evaluate(at)[0]) if watched is None else float(watched.losses(at).double().mean())
 
     optimiser = torch.optim.LBFGS([x], tolerance_grad=0, tolerance_change=0, history_size=MEMORY, line_search_fn="strong_wolfe")
-    best, history = theta, [judged(theta)]
+    best, history, idle = theta, [judged(theta)], 0
     for start in range(0, iterations, ROUND):
         optimiser.param_groups[0] |= {"max_iter": min(ROUND, iterations - start), "max_eval": 3 * ROUND}
         optimiser.step(closure)
         at = x.detach().to(theta)
         history.append(judged(at))
+        idle = 0 if min(history[:-1]) - history[-1] >= tolerance else idle + 1  # also where it is not a number
         if history[-1] < min(history[:-1]):
             best = at
-        if not history[-2] - history[-1] >= tolerance:  # also where it is not a number
+        if idle == patience:
             return best, history, iterations - start >= ROUND  # fewer than ten iterations prove nothing
     return best, history, False
 

@@ -10,6 +10,7 @@ The ridge ``ridge * s * ||theta||^2`` fixes the gauge of queries and keys, whose
 does not feel, and keeps functions from fitting the noise of a few images. Its scale ``s = E[l^2] / E[l]``,
 with ``l`` the ELS loss of an image, makes it mean the same for every prediction type, and grows relative to
 the loss where only rare images have any: with little to learn from, the solution stays close to ELS.
+Families with values of their own, and so twice as many coefficients, get twice the ridge.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ RAMP = (0.25, 0.5, 0.75)  # strengths on the way from ELS
 NOTHING = 1e-6  # share of the target's variance that is no loss at all
 SELFISH = (4.0, 8.0, 16.0)  # lengths of queries with which pixels attend to hardly anything but their own content
 SCOUT = 20  # iterations of each random start
+FREE = 2  # times the ridge and the patience, for families with values of their own: twice the functions to fit to noise,
+# and a solution of `identity` to leave first
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Options:
         fresh: Noisy images to judge by.
         iterations: Most iterations in each basis.
         starts: Random starts at the first level.
-        ridge: Weight of the squared coefficients, relative to the ELS loss of an image.
-        tolerance: Ten iterations that lower the loss by less than this share of the ELS loss end a solve.
+        ridge: Weight of the squared coefficients, relative to the ELS loss of an image; double where values are free.
+        tolerance: Ten iterations that lower the loss by less than this share of the ELS loss are no progress.
         seed: Seed of everything random.
     """
 
@@ -62,12 +65,12 @@ class Options:
     beta: float = 1.0
     embedding: int = 8
     features: int = 64
-    images: int = 5000
-    fresh: int = 4000
+    images: int = 4500
+    fresh: int = 3000
     iterations: int = 100
     starts: int = 4
     ridge: float = 1e-3
-    tolerance: float = 4e-3
+    tolerance: float = 5e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,7 +121,7 @@ def with_parents(names: tuple[str, ...]) -> list[Family]:
     it stays near ELS, behind a plateau.
     """
     soft = {family(name).name.removeprefix("top1_") for name in names}
-    wanted = soft | set(names) | ({"identity"} if soft & {f.name for f in SOFT if "identity" in f.contains} else set())
+    wanted = soft | set(names) | ({"identity"} if soft & {f.name for f in SOFT if f.free} else set())
     return [f for f in FAMILIES.values() if f.name in wanted]
 
 
@@ -175,7 +178,7 @@ class _Work:
     def problem(self, stage: int, head: Head | None = None) -> Galerkin:
         """The Galerkin problem in one of the nested bases, with images in proportion."""
         sample = self.level.train[stage]
-        ridge = self.options.ridge * self.level.scale
+        ridge = self.options.ridge * self.level.scale * (FREE if self.family.free else 1)
         return Galerkin(self.family, head or self.head(), sample, self.level.columns[stage], self.options.embedding, ridge)
 
     def solve(self) -> Solved:
@@ -196,7 +199,8 @@ class _Work:
     def descend(self, problem: Galerkin, theta: Tensor, stage: int, iterations: int) -> tuple[Tensor, list[float], bool]:
         tolerance = self.options.tolerance * self.level.train_els_loss + NOTHING * self.level.variance
         report = lambda loss: self.report(self.family.name, stage, loss)  # noqa: E731
-        return quasi_newton(problem, theta, iterations, tolerance, problem.on(self.level.watch), report)
+        patience = FREE if self.family.free else 1
+        return quasi_newton(problem, theta, iterations, tolerance, problem.on(self.level.watch), report, patience)
 
     def finished(self, stages: list[list[Tensor]], history: list[list[float]], still: bool) -> Solved:
         contained = {name: self.found[name].certificate.losses for name in self.family.contains if name in self.found}
@@ -227,6 +231,15 @@ class _Work:
 
     def candidates(self, problem: Galerkin, stage: int, stages: list[list[Tensor]]) -> list[Tensor]:
         """Everything known that a solve could start from."""
+        flat = self.known(problem, stage, stages)
+        if self.options.strength == 0:
+            flat.append(torch.zeros(sum(problem.lengths)).to(problem.sample.target))  # ELS, the solution
+        elif self.neighbour is None and not stages and not any(c in self.found for c in self.family.contains):
+            flat += [*self.random_starts(problem), *self.ramped(problem)]
+        return flat
+
+    def known(self, problem: Galerkin, stage: int, stages: list[list[Tensor]]) -> list[Tensor]:
+        """Its own solutions in the smaller basis and at the neighbouring level, those of the families it contains, and ELS."""
         sizes = problem.sizes
         found = []
         if stages:
@@ -234,14 +247,10 @@ class _Work:
         if self.neighbour is not None:
             found.append(self.absolute(self.level.projected(self.neighbour, sizes), self.family, -1))
         found += [self.embedded(FAMILIES[c], self.found[c].stages[stage]) for c in self.family.contains if c in self.found]
-        if found and self.family.ties.h != self.family.ties.v:
+        if found and self.family.free:
             found.append(self.silenced(found[-1]))
         flat = [flattened(matrices).to(problem.sample.target) for matrices in found]
-        if self.options.strength == 0:
-            flat.append(torch.zeros(sum(problem.lengths)).to(problem.sample.target))  # ELS, the solution
-        if not flat:
-            flat = [*self.random_starts(problem), *self.ramped(problem)]
-        if self.family.ties.h == self.family.ties.v != self.family.ties.q:
+        if not self.family.free and self.family.ties.q != self.family.ties.h:
             flat += [self.selfish(problem, radius) for radius in SELFISH]
         return flat
 
@@ -320,9 +329,7 @@ class _Work:
                 sharper = self.problem(stage, self.head(beta=beta * self.options.beta, hard=False))
                 theta = self.descend(sharper, theta, stage, ROUND)[0]
             problem = self.problem(stage)
-            candidates = [theta]
-            if stages:
-                candidates.append(flattened(padded(stages[-1], problem.sizes)))
+            candidates = [theta, *self.known(problem, stage, stages)]
             theta, losses = self.best_values(problem, self.best(problem, candidates), stage)
             history.append(losses)
             stages.append([m.clone() for m in problem.matrices(theta)])
