@@ -5,7 +5,7 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  (the hook finds it by name)
 
-install_import_hook("theory", "tests.typecheck.checked")
+install_import_hook(["theory", "empirical"], "tests.typecheck.checked")
 
 import torch  # noqa: E402
 

@@ -8,7 +8,6 @@ the solutions in ``attention/`` to the output directory, and prints tables.
 
 import argparse
 import json
-import re
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from theory.attention import attention_table, solve_attention, verdicts, view
 from theory.calibrated import patch_schedule, published
+from theory.commandline import Parser, default_out, find_device
 from theory.data import SOURCES, ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
@@ -89,7 +89,7 @@ class Task:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = _Parser(
+    p = Parser(
         prog="python -m theory.solve",
         description="Compute the closed-form scores of a data set and solve for the best score of a CNN with attention: "
         "denoising loss per noise level, samples from shared noise, what rule they obey and what they memorise. "
@@ -136,13 +136,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, help="output directory; runs/ and the data set if not given")
     p.add_argument("--resume", action="store_true", help="continue an interrupted run of the same options")
     return p
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line."""
-
-    def error(self, message: str):
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -197,11 +190,6 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
     return report
 
 
-def default_out(dataset: str) -> Path:
-    """``runs/`` and the specification, so that other data never replace a result."""
-    return Path("runs") / re.sub(r"[^\w.=-]+", "_", dataset)
-
-
 def prepare(config: Config, device: str, memory: int) -> Task:
     """Check every option and build what the run needs; writes nothing."""
     for name, value in (("levels", config.levels), ("steps", config.steps)):
@@ -240,13 +228,6 @@ def _families(given: tuple[str, ...] | None, data: ImageSet) -> tuple[str, ...]:
 def _require(condition: bool, given: str, expected: str) -> None:
     if not condition:
         raise InputError(given, expected, "see --help")
-
-
-def find_device(name: str) -> torch.device:
-    _require(name in ("auto", "cpu", "cuda"), f"--device {name!r}", "'auto', 'cpu' or 'cuda'")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda", "a CUDA device that torch can use", "run with --device cpu, or install a CUDA build of torch")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def parse_patch_size(text: str) -> PatchSize:

@@ -1,0 +1,1 @@
+"""Real networks, trained, and the theory held against them."""

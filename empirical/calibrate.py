@@ -1,0 +1,165 @@
+r"""``python -m empirical.calibrate``: which patch a network looks at, at each noise level.
+
+For every noise level and patch size, the ELS machine's scores are held against the network's on the same
+noisy images, by their cosine (as in arXiv 2412.20292) and their mean squared difference. The size that
+matches best, over the median of the images, makes the `PatchSchedule` of that network.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from empirical.metrics import Median, cosine
+from empirical.models import open_model
+from theory.calibrated import save_patch_schedule
+from theory.commandline import Parser
+from theory.data import ImageSet, load
+from theory.denoiser import Denoiser
+from theory.errors import InputError, choices
+from theory.machines import EquivariantLocal
+from theory.metrics import noisy_images
+from theory.patches import PatchSchedule
+from theory.results import versions
+
+CRITERIA = ("cosine", "mse")
+
+
+def calibrate(
+    network: Denoiser,
+    data: ImageSet,
+    sizes: list[int],
+    *,
+    border: str = "zeros",
+    levels: int = 20,
+    draws: int = 64,
+    criterion: str = "cosine",
+    label: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[PatchSchedule, dict]:
+    """The patch size per noise level that best matches a network.
+
+    Args:
+        network: Any denoiser.
+        data: The training set.
+        sizes: Odd patch sizes to try.
+        border: Border of the machine, as the network pads.
+        levels: Noise levels, in the middle of equal intervals of t.
+        draws: Noisy images at each level, every one with its own seed.
+        criterion: ``"cosine"`` (largest) or ``"mse"`` (smallest).
+        label: Class to condition both on.
+        seed: Seed of images and noise.
+        progress: Where to show it.
+
+    Returns:
+        The schedule, and for every level ``t``, ``ratio``, and for every size the medians of ``cosine`` and
+        ``mse`` over the images.
+
+    Raises:
+        InputError: If an option does not fit.
+    """
+    if criterion not in CRITERIA:
+        raise InputError(f"criterion {criterion!r}", choices(CRITERIA), "choose one of these")
+    if not sizes or levels < 1 or draws < 1:
+        raise InputError(f"{len(sizes)} sizes, {levels} levels, {draws} draws", "at least one of each", "correct the options")
+    shown = data.select(label)
+    machines = {size: EquivariantLocal(data, network.schedule, patch_size=size, border=border) for size in sorted(set(sizes))}
+    task = progress.add_task("calibrating", total=levels * len(machines)) if progress else None
+    chosen, records = [], []
+    for t in ((i + 0.5) / levels for i in range(levels)):
+        noisy = noisy_images(shown, network.schedule, t, draws, seed)
+        score = network.score(noisy.x_t, t, label)
+        found = {}
+        for size, machine in machines.items():
+            other = machine.score(noisy.x_t, t, label)
+            mse = (score - other).double().square().flatten(1).mean(1)
+            found[size] = {"cosine": Median.of(cosine(score, other))._asdict(), "mse": Median.of(mse)._asdict()}
+            if progress:
+                progress.advance(task)
+        sign = -1 if criterion == "cosine" else 1
+        best = min(found, key=lambda size: sign * found[size][criterion]["value"])
+        alpha, sigma = (float(c) for c in network.schedule(t))
+        chosen.append(best)
+        records.append({"t": t, "ratio": sigma / alpha, "best": best, "sizes": {str(size): values for size, values in found.items()}})
+    return PatchSchedule.of(chosen), {"criterion": criterion, "border": border, "draws": draws, "seed": seed, "levels": records}
+
+
+def table(report: dict) -> Table:
+    """Cosine of every size at every level, the chosen one marked."""
+    sizes = list(report["levels"][0]["sizes"])
+    out = Table(title="Median cosine between scores of the network and of ELS, by patch size", title_justify="left")
+    for column in ["t", "sigma/alpha", *sizes]:
+        out.add_column(column, justify="right")
+    for level in report["levels"]:
+        cells = [f"{level['sizes'][s]['cosine']['value']:.4f}" + ("*" if int(s) == level["best"] else " ") for s in sizes]
+        out.add_row(f"{level['t']:.3f}", f"{level['ratio']:.3f}", *cells)
+    return out
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = Parser(
+        prog="python -m empirical.calibrate",
+        description="Fit the patch size of the ELS machine to a trained network, level by level, and write a patch schedule.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("network", help="training directory or checkpoint")
+    p.add_argument("--dataset", required=True, help="the training set")
+    p.add_argument("--sizes", type=int, nargs="+", help="odd patch sizes; 3 up to the receptive field, or the image, if not given")
+    p.add_argument("--border", help="border of ELS; the padding of the network if not given")
+    p.add_argument("--levels", type=int, default=20, help="noise levels")
+    p.add_argument("--draws", type=int, default=64, help="noisy images per level")
+    p.add_argument("--criterion", default="cosine", help=f"what decides: {', '.join(CRITERIA)}")
+    p.add_argument("--label", type=int, help="condition both on this class")
+    p.add_argument("--seed", type=int, default=0, help="seed of images and noise")
+    p.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    return p
+
+
+def default_sizes(network: Denoiser, data: ImageSet) -> list[int]:
+    """Odd sizes from 3 to the receptive field, but no larger than tells pixels apart in the image."""
+    widest = 2 * max(data.images.shape[-2:]) - 1
+    field = getattr(network, "receptive_field", None)
+    return list(range(3, max(3, min(widest, field or widest)) + 1, 2))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    a = parser().parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    try:
+        data = load(a.dataset)
+        network = open_model(a.network, data)
+        if a.out.is_dir():
+            raise InputError(f"--out {a.out}, a directory", "a file", "add a name, such as schedule.json")
+        border = a.border or getattr(getattr(network, "module", None), "padding", "zeros")
+        options = {"levels": a.levels, "draws": a.draws, "criterion": a.criterion, "label": a.label, "seed": a.seed}
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            schedule, report = calibrate(
+                network, data, a.sizes or default_sizes(network, data), border=border, **options, progress=progress
+            )
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        source = {"network": a.network, "data": {"name": data.name, "fingerprint": data.fingerprint}, "versions": versions(), **report}
+        save_patch_schedule(a.out, schedule, source)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}: choose another --out", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    console.print(table(report))
+    console.print(f"written to {a.out}; use it as --patch-size {a.out} or equivariant_local:schedule={a.out}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    sys.exit(main())

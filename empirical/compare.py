@@ -1,0 +1,292 @@
+"""``python -m empirical.compare``: how well one denoiser predicts another, sample by sample.
+
+The first model is the truth (a network, as a rule); every other one, and the ideal score as the null, is held
+against it on the same initial noise, the same steps and the same noisy images.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from empirical.metrics import Gap, Median, cosine, label_agreement, pearson_r, r2_determination, r2_pearson
+from empirical.models import is_network, open_model
+from theory.commandline import Parser
+from theory.data import ImageSet, load
+from theory.denoiser import Denoiser
+from theory.errors import InputError
+from theory.machines import Ideal
+from theory.metrics import Estimate, Proportion, memorisation, noisy_images, squared_error
+from theory.noise import Schedule
+from theory.results import versions, write_json
+from theory.sampling import DDIM, initial_noise
+
+FORMAT = "empirical.compare/1"
+NULL = "ideal"
+
+
+def sampled(denoiser: Denoiser, data: ImageSet, count: int, steps: int, seed: int) -> Tensor:
+    """Deterministic samples from the noise every model starts from."""
+    return DDIM(denoiser, steps)(initial_noise(denoiser.schedule, (count, *data.images.shape[1:]), seed)).images
+
+
+def judged(samples: Tensor, data: ImageSet) -> dict:
+    """What samples obey, where there is a rule, and what they copy."""
+    out = {"memorised": Proportion.of(memorisation(samples, data).memorised)._asdict()}
+    if data.rule is not None:
+        out["consistency"] = Proportion.of(data.rule.consistent(samples))._asdict()
+        out["valid"] = float((data.rule.decode(samples) >= 0).all(1).double().mean())
+    return out
+
+
+def agreement(truth: Tensor, other: Tensor, data: ImageSet) -> dict:
+    """Medians over samples of what is measured pair by pair; on data with a rule also labels, and the cells alone."""
+    out = {
+        f.__name__: Median.of(f(truth, other))._asdict() for f in (pearson_r, r2_pearson, r2_determination)
+    }  # NaN, which JSON has not, can't occur: samples are not constant
+    if data.rule is not None:
+        out["label_agreement"] = label_agreement(data.rule, truth, other)._asdict()
+        cells = varying(data)
+        out["r2_pearson_cells"] = Median.of(r2_pearson(truth[..., cells][:, :, None], other[..., cells][:, :, None]))._asdict()
+    return out
+
+
+def varying(data: ImageSet) -> Tensor:
+    """Pixels that are not the same in all training images, with shape ``(H, W)``."""
+    return (data.images != data.images[:1]).any(0).any(0)
+
+
+class Losses:
+    """Losses of models image by image, on noisy images all share.
+
+    Args:
+        data, schedule: Training set and noise.
+        times: Noise levels.
+        draws: Noisy images at each.
+        seed: Their seed.
+    """
+
+    def __init__(self, data: ImageSet, schedule: Schedule, times: list[float], draws: int, seed: int) -> None:
+        ideal = Ideal(data, schedule)
+        self.times, self.schedule = times, schedule
+        self.noisy = [noisy_images(data, schedule, t, draws, seed) for t in times]
+        self.exact = [ideal.denoise(n.x_t, n.t) for n in self.noisy]
+
+    def means(self, denoiser: Denoiser) -> list[Tensor]:
+        """Posterior means at every level."""
+        return [denoiser.denoise(n.x_t, n.t) for n in self.noisy]
+
+    def excess(self, means: list[Tensor]) -> list[Tensor]:
+        """Loss of each image above that of the ideal score (`theory.metrics.denoising_loss`)."""
+        return [squared_error(m, e) for m, e in zip(means, self.exact, strict=True)]
+
+    def agreement(self, truth: list[Tensor], other: list[Tensor]) -> list[dict]:
+        """Per level: mean cosine and mean squared difference of the scores, and the loss gap."""
+        out = []
+        for i, (a, b) in enumerate(zip(truth, other, strict=True)):
+            alpha, sigma = (float(c) for c in self.schedule(self.times[i]))
+            first, second = ((alpha * m - self.noisy[i].x_t) / sigma**2 for m in (a, b))
+            gap = Gap.of(squared_error(a, self.exact[i]), squared_error(b, self.exact[i]))
+            out.append(
+                {
+                    "t": self.times[i],
+                    "ratio": sigma / alpha,
+                    "cosine": Estimate.of(cosine(first, second))._asdict(),
+                    "score_mse": Estimate.of((first - second).double().square().flatten(1).mean(1))._asdict(),
+                    "gap": gap._asdict(),
+                }
+            )
+        return out
+
+
+def compare(
+    models: Mapping[str, Denoiser],
+    data: ImageSet,
+    *,
+    samples: int = 1000,
+    steps: int = 50,
+    levels: int = 8,
+    draws: int = 2000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict:
+    """Hold every model against the first.
+
+    Args:
+        models: Denoisers by name, the truth first; the ideal score is added.
+        data: The training set.
+        samples: Samples of each, from the same noise.
+        steps: Sampling steps.
+        levels: Noise levels, over equal intervals of t.
+        draws: Noisy images at each level.
+        seed: Seed of all noise.
+        progress: Where to show it.
+
+    Returns:
+        What is written as JSON: ``models.<name>`` with loss per level and what its samples obey, and
+        ``pairs.<name>`` with its agreement with the first.
+
+    Raises:
+        InputError: If models don't share a noise schedule.
+    """
+    for name, value, least in (("samples", samples, 2), ("steps", steps, 1), ("levels", levels, 1), ("draws", draws, 2), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"{name} {value}", f"at least {least}", "correct the option")
+    first = next(iter(models.values())).schedule
+    for name, model in models.items():
+        if model.schedule.name != first.name:
+            raise InputError(
+                f"model {name!r} with the {model.schedule.name} schedule", f"{first.name}, that of the first", "compare like with like"
+            )
+    models = {**models, **({} if NULL in models else {NULL: Ideal(data, first)})}
+    times = [(i + 0.5) / levels for i in range(levels)]
+    losses = Losses(data, first, times, draws, seed)
+    names, images, means, report = list(models), {}, {}, {}
+    task = progress.add_task("comparing", total=len(names)) if progress else None
+    for name, model in models.items():
+        images[name], means[name] = sampled(model, data, samples, steps, seed), losses.means(model)
+        excess = [Estimate.of(x) for x in losses.excess(means[name])]
+        report[name] = {
+            "network": is_network(model),
+            "excess": [e.value for e in excess],
+            "excess_stderr": [e.stderr for e in excess],
+            **judged(images[name], data),
+        }
+        if progress:
+            progress.advance(task)
+    truth = names[0]
+    pairs = {
+        name: {**agreement(images[truth], images[name], data), "levels": losses.agreement(means[truth], means[name])} for name in names[1:]
+    }
+    return {
+        "format": FORMAT,
+        "config": {"samples": samples, "steps": steps, "levels": levels, "draws": draws, "seed": seed},
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "versions": versions(),
+        "truth": truth,
+        "times": times,
+        "models": report,
+        "pairs": pairs,
+    }
+
+
+def table(report: dict) -> Table:
+    """Agreement of every model with the first."""
+    out = Table(title=f"Against {report['truth']}, from the same noise (95% interval)", title_justify="left")
+    out.add_column("model", no_wrap=True)
+    rule = "consistency" in report["models"][report["truth"]]
+    for column in [
+        "r2_pearson",
+        "r2_determination",
+        *(["r2, cells", "same labels", "consistent"] if rule else []),
+        "loss gap",
+        "memorised",
+    ]:
+        out.add_column(column, justify="right")
+    for name, model in report["models"].items():
+        pair = report["pairs"].get(name)
+        cells = [_interval(pair["r2_pearson"]), f"{pair['r2_determination']['value']:.3f}"] if pair else ["", ""]
+        if rule:
+            cells += [_interval(pair["r2_pearson_cells"]) if pair else "", _percent(pair["label_agreement"]) if pair else ""]
+            cells.append(_percent(model["consistency"]))
+        cells += [_gap(pair["levels"]) if pair else "", _percent(model["memorised"])]
+        out.add_row(name, *cells)
+    out.caption = f"loss gap: largest over the levels of the loss of {report['truth']} above that of the model, per image"
+    out.caption_justify = "left"
+    return out
+
+
+def flags(report: dict) -> list[str]:
+    """Sentences on networks that lie below a model: as a theory of that network it is too small."""
+    out = []
+    for name, pair in report["pairs"].items():
+        below = [x for x in pair["levels"] if x["gap"]["below"]]
+        if below and name != NULL and report["models"][report["truth"]]["network"]:
+            worst = min(below, key=lambda x: x["gap"]["value"])
+            gap = f"{-worst['gap']['value']:.2g} ± {worst['gap']['stderr']:.1g}"
+            out.append(f"{report['truth']} lies below {name} by {gap} at sigma/alpha {worst['ratio']:.2f}: not the optimum of its family")
+    return out
+
+
+def _interval(x: dict) -> str:
+    return f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
+
+
+def _percent(x: dict) -> str:
+    return f"{100 * x['value']:.1f}% [{100 * x['low']:.1f}, {100 * x['high']:.1f}]"
+
+
+def _gap(levels: list[dict]) -> str:
+    worst = max(levels, key=lambda x: abs(x["gap"]["value"]))["gap"]
+    return f"{worst['value']:+.3f} ± {worst['stderr']:.3f}"
+
+
+def titles(specs: list[str]) -> list[str]:
+    """Short names: the last part of a path, all of it where that would not tell two models apart."""
+    short = [Path(s).name if "/" in s and ":" not in s else s for s in specs]
+    if len(set(specs)) < len(specs):
+        raise InputError(f"models {', '.join(specs)}", "different ones", "name each once")
+    return [a if short.count(a) == 1 and a != NULL else b for a, b in zip(short, specs, strict=True)]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = Parser(
+        prog="python -m empirical.compare",
+        description="Hold models against the first one: samples from the same noise, scores and losses on the same noisy images.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument(
+        "models", nargs="+", metavar="MODEL", help="training directory, solution (runs/toy/attention/full) or machine; the truth first"
+    )
+    p.add_argument("--dataset", required=True, help="the training set all belong to")
+    p.add_argument("--samples", type=int, default=1000, help="samples of each model")
+    p.add_argument("--steps", type=int, default=50, help="sampling steps")
+    p.add_argument("--levels", type=int, default=8, help="noise levels")
+    p.add_argument("--draws", type=int, default=2000, help="noisy images per level")
+    p.add_argument("--seed", type=int, default=0, help="seed of all noise")
+    p.add_argument("--out", type=Path, help="JSON file to write")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    a = parser().parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    try:
+        data = load(a.dataset)
+        opened = {name: open_model(spec, data) for name, spec in zip(titles(a.models), a.models, strict=True)}
+        if a.out is not None and a.out.is_dir():
+            raise InputError(f"--out {a.out}, a directory", "a file", "add a name, such as compare.json")
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            options = {"samples": a.samples, "steps": a.steps, "levels": a.levels, "draws": a.draws, "seed": a.seed}
+            report = compare(opened, data, **options, progress=progress)
+        if a.out is not None:
+            a.out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(a.out, report)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}: choose another --out", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    console.print(table(report))
+    for line in flags(report):
+        console.print(line, highlight=False)
+    if a.out is not None:
+        console.print(f"written to {a.out}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    sys.exit(main())

@@ -1,0 +1,73 @@
+r"""What all networks are made of. Nothing here looks beyond the pixels its convolutions see.
+
+Normalisation over the pixels of an image, as in GroupNorm, would show every pixel the whole image and
+void the receptive field. `PixelNorm` works on the channels of one pixel instead.
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+WIDTH = 64  # numbers in the embedding of the noise level
+FREQUENCIES = 8
+
+
+class Condition(nn.Module):
+    """Noise level and class as one vector with shape ``(B, WIDTH)``.
+
+    The level enters as ``t`` through sines and cosines; the class, where a network has any, as a learned
+    vector, with one more for "no class".
+    """
+
+    def __init__(self, classes: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", math.pi / 2 * 2.0 ** torch.arange(FREQUENCIES), persistent=False)
+        self.mix = nn.Sequential(nn.Linear(2 * FREQUENCIES, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
+        self.label = nn.Embedding(classes + 1, WIDTH) if classes else None
+
+    def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
+        angle = t[:, None] * self.frequencies
+        out = self.mix(torch.cat([angle.sin(), angle.cos()], 1))
+        if self.label is not None:
+            none = self.label.num_embeddings - 1
+            out = out + self.label(torch.full_like(t, none, dtype=torch.int64) if label is None else label)
+        return silu(out)
+
+
+class PixelNorm(nn.Module):
+    """Channels of each pixel divided by their root mean square."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
+
+
+class Film(nn.Module):
+    """``(1 + gain) x + shift`` for each channel, by the condition; the identity at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.coefficients = nn.Linear(WIDTH, 2 * channels)
+        nn.init.zeros_(self.coefficients.weight)
+        nn.init.zeros_(self.coefficients.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        gain, shift = self.coefficients(condition)[:, :, None, None].chunk(2, 1)
+        return x + gain * x + shift
+
+
+def conv(inputs: int, outputs: int, padding: str, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size; ``padding`` is ``"zeros"`` or ``"circular"``."""
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, padding_mode=padding)
+
+
+def with_ones(x: Tensor) -> Tensor:
+    """The image with a channel of ones, which zero padding cuts: how a network sees its border, whatever the image."""
+    return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """``(B, C, H, W)`` as ``(B, P, C)``."""
+    return rearrange(x, "b c h w -> b (h w) c")

@@ -1,0 +1,113 @@
+r"""What stands on the trunk: a readout, or one attention layer and a readout.
+
+With ``z`` the trunk's features at each pixel, and ``softmax`` over all pixels ``y``:
+
+- ``none``: ``out = R z``.
+- ``literal``: ``out = u + softmax(u u^T) u`` with ``u = E z`` in ``R^C``: the formula of arXiv 2506.17324 as written.
+- ``identity``: ``out = R (u + softmax(beta u u^T) u)`` with ``u = E z`` in ``R^d``: query and key matrices are the identity.
+- ``top1``: the same with all attention on the largest ``u_x . u_y``; in training, a straight-through sample of the
+  softmax (Gumbel, arXiv 1611.01144), so that there is something to learn from.
+- ``attention``: ``out = H z + softmax(beta (Q z)(K z)^T) V z``, one full head. Keys start equal to queries.
+
+``beta = 1 / sqrt(d)`` is where training starts from; weights can undo it, so that it constrains nothing.
+
+Training sees a long plateau at the loss of the CNN before attention is any use. It is shorter when queries and
+keys start long, so that like attends to like, and learn faster than the rest (`quick`).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from empirical.networks.blocks import pixels
+
+SHARP = 3.0  # size of the weights of queries and keys at the start, relative to that of other layers
+
+
+class Readout(nn.Module):
+    """No attention."""
+
+    def __init__(self, hidden: int, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.readout = nn.Linear(hidden, channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.readout(z)
+
+
+class Literal(nn.Module):
+    """Colours attend to colours."""
+
+    def __init__(self, hidden: int, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(hidden, channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        u = self.embed(z)
+        return u + torch.softmax(u @ u.mT, -1) @ u
+
+
+class Identity(nn.Module):
+    """Embeddings attend to embeddings."""
+
+    quick = ("embed",)
+
+    def __init__(self, hidden: int, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.beta = embedding**-0.5
+        self.embed = nn.Linear(hidden, embedding)
+        self.readout = nn.Linear(embedding, channels)
+        nn.init.normal_(self.embed.weight, std=SHARP * hidden**-0.5)
+
+    def attention(self, logits: Tensor) -> Tensor:
+        return torch.softmax(logits, -1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        u = self.embed(z)
+        return self.readout(u + self.attention(self.beta * u @ u.mT) @ u)
+
+
+class Top1(Identity):
+    """One pixel attends to one."""
+
+    def attention(self, logits: Tensor) -> Tensor:
+        if not self.training:
+            return _hard(logits)
+        gumbel = -torch.empty_like(logits).exponential_().log()
+        soft = torch.softmax(logits + gumbel, -1)
+        return _hard(logits + gumbel) + soft - soft.detach()
+
+
+class Full(nn.Module):
+    """One head with matrices of its own."""
+
+    quick = ("query", "key")
+
+    def __init__(self, hidden: int, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.beta = embedding**-0.5
+        self.local, self.value = nn.Linear(hidden, channels), nn.Linear(hidden, channels)
+        self.query, self.key = nn.Linear(hidden, embedding), nn.Linear(hidden, embedding)
+        nn.init.normal_(self.query.weight, std=SHARP * hidden**-0.5)
+        self.key.load_state_dict(self.query.state_dict())
+
+    def forward(self, z: Tensor) -> Tensor:
+        attention = torch.softmax(self.beta * self.query(z) @ self.key(z).mT, -1)
+        return self.local(z) + attention @ self.value(z)
+
+
+class SpatialAttention(nn.Module):
+    """Residual self-attention over all pixels of a feature map, as UNets have it at their coarsest level."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads, self.project = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.heads(pixels(x)).chunk(3, -1)
+        out = self.project(nn.functional.scaled_dot_product_attention(q, k, v))
+        return x + out.mT.reshape(x.shape)
+
+
+def _hard(logits: Tensor) -> Tensor:
+    return one_hot(logits.argmax(-1), logits.shape[-1]).to(logits)

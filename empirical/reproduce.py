@@ -1,0 +1,347 @@
+"""``python -m empirical.reproduce toy|digits``: train the networks, compute their theories, and hold one against the other.
+
+``toy``: the five models of arXiv 2506.17324 over several seeds, against the theory of each and of every other.
+``digits``: ResNet and UNet with zero and circular padding, against calibrated ELS, LS and IS, as in table 2
+of arXiv 2412.20292.
+
+Everything lands in one directory: ``train/`` with the checkpoints, ``theory/`` with the solutions and
+``report.json``. An interrupted run goes on where it was when the command is repeated.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from empirical.calibrate import calibrate
+from empirical.checkpoint import NAME, Checkpoint
+from empirical.compare import NULL, compare
+from empirical.train import Config, stop_signal, train
+from theory.calibrated import save_patch_schedule
+from theory.commandline import Parser, find_device
+from theory.data import ImageSet, load
+from theory.errors import InputError, choices
+from theory.machines import EquivariantLocal, Local
+from theory.results import versions, write_json
+from theory.solve import run as run_theory
+from theory.stationarity import SolvedScore
+
+FORMAT = "empirical.reproduce/1"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the toy table: a network, the theory of it, and what the poster prints."""
+
+    title: str
+    theory: str
+    poster: float | None
+
+
+TOY = {
+    "cnn": Model("CNN", "els", 10.88),
+    "literal": Model("literal", "literal", None),
+    "top1": Model("top-1", "top1_identity", 21.64),
+    "identity": Model("identity", "identity", 25.44),
+    "attention": Model("attention", "full", 64.03),
+}
+LOCAL = 0.3  # share of the steps for networks whose optimum is easily found
+EVALUATIONS = 40  # points of a curve over the steps
+POSTER_RANDOM = 5.38  # "random" as printed there; random colours are consistent with 7.715%
+FULL_STEPS = {"toy": 30_000, "digits": 10_000}
+SMALLEST = {"toy": 60, "digits": 60}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything, for a budget in (0, 1]."""
+
+    budget: float
+    steps: int
+    seeds: int
+    samples: int
+    draws: int
+
+    @classmethod
+    def of(cls, study: str, budget: float, steps: int | None, seeds: int | None) -> "Scale":
+        """For a study; steps and seeds may be given instead."""
+        if not 0 < budget <= 1:
+            raise InputError(f"--budget {budget}", "0 < budget <= 1", "choose 1 for everything, .01 for a smoke run")
+        steps = max(SMALLEST[study], round(FULL_STEPS[study] * budget)) if steps is None else steps
+        seeds = (3 if budget >= 0.3 else 1) if seeds is None else seeds
+        if steps < 1 or seeds < 1:
+            raise InputError(f"--steps {steps}, --seeds {seeds}", "at least 1 of each", "correct the options")
+        return cls(budget, steps, seeds, max(100, round(2000 * min(1, 2 * budget))), max(200, round(4000 * min(1, 2 * budget))))
+
+
+class StoppedError(RuntimeError):
+    """The user asked to stop."""
+
+
+def trained(config: Config, data: ImageSet, path: Path, device: str | torch.device, stopped, progress: Progress) -> Checkpoint:
+    """The finished checkpoint of a run, trained as far as it is missing."""
+    if (path / NAME).is_file():
+        saved = Checkpoint.load(path)
+        if saved.step == config.steps and saved.identity["config"] == asdict(config):
+            return saved
+    trainer = train(config, data, out=path, device=device, resume=True, stopped=stopped, progress=progress)
+    if trainer.done < config.steps:
+        raise StoppedError
+    return trainer.checkpoint()
+
+
+def toy(
+    out: Path,
+    scale: Scale,
+    device: str | torch.device,
+    stopped,
+    progress: Progress,
+    target: str,
+    dataset: str,
+    rate: float,
+    chosen: list[str],
+) -> dict:
+    """Train, solve and compare the toy models; returns the report."""
+    data = load(dataset)
+    config = {
+        "dataset": dataset,
+        "target": target,
+        "rate": rate,
+        "every": max(1, scale.steps // EVALUATIONS),
+        "decay": "tail",
+        "focus": 0.5,
+    }
+    networks = {}
+    for seed in range(scale.seeds):
+        for model in chosen:
+            path = out / "train" / f"{model}-{seed}"
+            steps = max(1, round(scale.steps * (LOCAL if model in ("cnn", "literal") else 1)))
+            networks[model, seed] = trained(Config(model=model, seed=seed, steps=steps, **config), data, path, device, stopped, progress)
+    families = [TOY[model].theory for model in chosen if TOY[model].theory != "els"]
+    report = _solved(out / "theory", dataset, families, scale, device)
+    theories = {"els": EquivariantLocal(data, patch_size=data.patch_size)}
+    theories |= {name: SolvedScore.load(out / "theory" / "attention" / name, data) for name in families}
+    comparisons = {}
+    for (model, seed), checkpoint in networks.items():
+        if stopped():
+            raise StoppedError
+        models = {model: checkpoint.denoiser(), **theories}
+        part = compare(models, data, samples=scale.samples, steps=50, draws=scale.draws, seed=0)
+        comparisons[f"{model}-{seed}"] = part
+        progress.console.print(f"compared {model} seed {seed} with {len(theories)} theories", highlight=False)
+    return {
+        "format": FORMAT,
+        "study": "toy",
+        "scale": vars(scale),
+        "config": config,
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "versions": versions(),
+        "random": data.rule.baseline,
+        "rows": {model: _row(model, comparisons, scale.seeds) for model in chosen},
+        "certified": {name: report["attention"][name]["certified"] for name in families},
+        "curves": {f"{model}-{seed}": c.history for (model, seed), c in networks.items()},
+        "comparisons": comparisons,
+    }
+
+
+def _solved(out: Path, dataset: str, families: list[str], scale: Scale, device: str | torch.device) -> dict:
+    """Solutions of all families, and what `theory.solve` reports of them."""
+    small = {} if scale.budget >= 0.3 else {"images": max(200, round(15000 * scale.budget)), "fresh": 500, "features": 16, "iterations": 30}
+    levels = 8 if scale.budget >= 0.3 else 3
+    if (out / "report.json").is_file() and not (out / "progress.json").is_file():
+        done = json.loads((out / "report.json").read_text())
+        if set(families) <= set(done["attention"]) and all(done["config"][k] == v for k, v in small.items()):
+            return done
+    options = {"machines": ("equivariant_local",), "families": tuple(families), "levels": levels, "samples": scale.samples, **small}
+    return run_theory(dataset=dataset, out=out, resume=True, device=torch.device(device).type, **options)
+
+
+def _row(model: str, comparisons: dict[str, dict], seeds: int) -> dict:
+    """One line of the table: the network's mean over seeds, its theory, and agreement with every theory."""
+    mine = [comparisons[f"{model}-{seed}"] for seed in range(seeds)]
+    own = TOY[model].theory
+    shares = [c["models"][model]["consistency"]["value"] for c in mine]
+    agreement = {}
+    for other in mine[0]["pairs"]:
+        pairs = [c["pairs"][other] for c in mine]
+        agreement[other] = {
+            "r2_pearson": statistics.mean(p["r2_pearson"]["value"] for p in pairs),
+            "r2_pearson_cells": statistics.mean(p["r2_pearson_cells"]["value"] for p in pairs),
+            "label_agreement": statistics.mean(p["label_agreement"]["value"] for p in pairs),
+            "gap": [statistics.mean(p["levels"][i]["gap"]["value"] for p in pairs) for i in range(len(mine[0]["times"]))],
+            "below": [any(p["levels"][i]["gap"]["below"] for p in pairs) for i in range(len(mine[0]["times"]))],
+        }
+    theory = mine[0]["models"][own]["consistency"]
+    return {
+        "title": TOY[model].title,
+        "theory_name": own,
+        "poster": TOY[model].poster,
+        "theory": theory,
+        "network": {"mean": statistics.mean(shares), "seeds": shares, "spread": statistics.stdev(shares) if seeds > 1 else None},
+        "difference": statistics.mean(shares) - theory["value"],
+        "nearest": max((n for n in agreement if n != NULL), key=lambda n: agreement[n]["label_agreement"]),
+        "agreement": agreement,
+    }
+
+
+def toy_tables(report: dict) -> list[Table]:
+    """The table of the poster beside theory and network, and the matrix of agreement."""
+    main = Table(title=f"Consistent samples on {report['data']['name']}, in %", title_justify="left")
+    for column in (
+        "model",
+        "poster",
+        "theory (95% interval)",
+        "network, mean of seeds",
+        "r2 with its theory",
+        "same labels",
+        "nearest theory",
+    ):
+        main.add_column(column, justify="left" if column in ("model", "nearest theory") else "right")
+    main.add_row("random", f"{POSTER_RANDOM}", f"{100 * report['random']:.2f} (exact)", "", "", "", "")
+    for row in report["rows"].values():
+        theory, network, own = row["theory"], row["network"], row["agreement"][row["theory_name"]]
+        spread = f" ± {100 * network['spread']:.1f}" if network["spread"] is not None else ""
+        main.add_row(
+            row["title"], f"{row['poster']}" if row["poster"] else "",
+            f"{100 * theory['value']:.1f} [{100 * theory['low']:.1f}, {100 * theory['high']:.1f}]",
+            f"{100 * network['mean']:.1f}{spread}", f"{own['r2_pearson']:.3f}", f"{100 * own['label_agreement']:.1f}%", row["nearest"],
+        )  # fmt: skip
+    matrix = Table(title="Samples in which network (down) and theory (across) have the same eight colours, in %", title_justify="left")
+    names = list(next(iter(report["rows"].values()))["agreement"])
+    for column in ("network", *names):
+        matrix.add_column(column, justify="left" if column == "network" else "right")
+    for row in report["rows"].values():
+        matrix.add_row(row["title"], *(f"{100 * row['agreement'][n]['label_agreement']:.1f}" for n in names))
+    gaps = Table(
+        title="Loss of the network above its theory's optimum, per image (* below it by more than 3 standard errors)", title_justify="left"
+    )
+    times = next(iter(report["comparisons"].values()))["times"]
+    for column in ("network", *(f"t {t:.3f}" for t in times)):
+        gaps.add_column(column, justify="left" if column == "network" else "right")
+    for row in report["rows"].values():
+        own = row["agreement"][row["theory_name"]]
+        gaps.add_row(row["title"], *(f"{g:+.3f}{'*' if b else ''}" for g, b in zip(own["gap"], own["below"], strict=True)))
+    return [main, matrix, gaps]
+
+
+DIGITS = {
+    "resnet-zeros": {"model": "resnet", "padding": "zeros", "layers": 3},
+    "resnet-circular": {"model": "resnet", "padding": "circular", "layers": 3},
+    "unet-zeros": {"model": "unet", "padding": "zeros", "hidden": 32},
+    "unet-circular": {"model": "unet", "padding": "circular", "hidden": 32},
+}
+
+
+def digits(
+    out: Path, scale: Scale, device: str | torch.device, stopped, progress: Progress, target: str, dataset: str, rate: float
+) -> dict:
+    """Train, calibrate and compare ResNet and UNet; returns the report."""
+    data = load(dataset)
+    count = 100 if scale.budget < 0.3 else 200
+    rows, curves = {}, {}
+    for name in chosen:
+        options = DIGITS[name]
+        config = Config(
+            dataset=dataset, target=target, rate=rate, steps=scale.steps, every=max(1, scale.steps // 10), batch=64, samples=64, **options
+        )
+        checkpoint = trained(config, data, out / "train" / name, device, stopped, progress)
+        network, border = checkpoint.denoiser(), options["padding"]
+        widest = min(network.receptive_field, 2 * max(data.images.shape[-2:]) - 1)
+        sizes = list(range(3, widest + 1, 2))
+        schedule, detail = calibrate(network, data, sizes, border=border, levels=10, draws=32)
+        save_patch_schedule(out / f"{name}.json", schedule, {"network": name, **detail})
+        machines = {
+            "els": EquivariantLocal(data, patch_size=schedule, border=border),
+            "ls": Local(data, patch_size=schedule, border=border),
+        }
+        part = compare({name: network, **machines}, data, samples=count, steps=20, levels=10, draws=scale.draws // 4, seed=0)
+        sizes = [size[0] for size in schedule.sizes]
+        rows[name] = {"patch_sizes": sizes, "receptive_field": network.receptive_field, "comparison": part}
+        curves[name] = checkpoint.history
+        progress.console.print(f"compared {name}: patch sizes {sizes}", highlight=False)
+        if stopped():
+            raise StoppedError
+    return {
+        "format": FORMAT, "study": "digits", "scale": vars(scale), "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "versions": versions(), "rows": rows, "curves": curves,
+    }  # fmt: skip
+
+
+def digits_tables(report: dict) -> list[Table]:
+    """Medians over samples, as in table 2 of arXiv 2412.20292."""
+    out = Table(title=f"{report['data']['name']}: median r2_pearson over samples (95% interval)", title_justify="left")
+    for column in ("network", "ELS", "LS", "IS", "pearson_r with ELS"):
+        out.add_column(column, justify="left" if column == "network" else "right")
+    for name, row in report["rows"].items():
+        pairs = row["comparison"]["pairs"]
+        show = [f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]" for x in (pairs[k]["r2_pearson"] for k in ("els", "ls", NULL))]
+        out.add_row(name, *show, f"{pairs['els']['pearson_r']['value']:.3f}")
+    return [out]
+
+
+STUDIES = {"toy": (toy, toy_tables, "toy", TOY), "digits": (digits, digits_tables, "digits", DIGITS)}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = Parser(
+        prog="python -m empirical.reproduce",
+        description="Train networks, compute their theories, and write how well theory predicts network. "
+        "StoppedError, it goes on where it was when the command is repeated.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("study", choices=list(STUDIES), help="what to reproduce")
+    p.add_argument("--budget", type=float, default=1.0, help="1 for everything (hours on 2 cores), .01 for a smoke run")
+    p.add_argument("--steps", type=int, help="training steps; by the budget if not given")
+    p.add_argument("--seeds", type=int, help="networks of each kind (toy); by the budget if not given")
+    p.add_argument(
+        "--models", nargs="+", metavar="NAME", help="only some: " + "; ".join(f"{k}: {', '.join(v[3])}" for k, v in STUDIES.items())
+    )
+    p.add_argument("--dataset", help="another data set of the same kind, such as toy:layout=strip or mnist5k")
+    p.add_argument("--target", default="clean", help="what networks are trained towards: clean, or posterior (less noise, fewer steps)")
+    p.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_argument("--out", type=Path, help="output directory; runs/reproduce-STUDY if not given")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    a = parser().parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    study, tables, dataset, models = STUDIES[a.study]
+    out = a.out or Path("runs") / f"reproduce-{a.study}"
+    try:
+        chosen = list(dict.fromkeys(a.models or models))
+        for name in chosen:
+            if name not in models:
+                raise InputError(f"--models {name}", choices(models), "choose some of these")
+        scale, device = Scale.of(a.study, a.budget, a.steps, a.seeds), find_device(a.device)
+        with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            report = study(out, scale, device, stopped, progress, a.target, a.dataset or dataset, a.rate, chosen)
+        write_json(out / "report.json", report)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}: free space or choose another --out; the same command goes on", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, StoppedError):
+        print(f"interrupted; the same command goes on from what {out} holds", file=sys.stderr)
+        return 130
+    for table in tables(report):
+        console.print(table)
+    console.print(f"written to {out}: report.json, train/" + (", theory/" if a.study == "toy" else ""), highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

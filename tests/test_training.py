@@ -1,0 +1,244 @@
+"""Training: what it converges to, that it goes on exactly where it stopped, and what it refuses."""
+
+import json
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from empirical.checkpoint import NAME, Checkpoint
+from empirical.metrics import Gap
+from empirical.train import Config, DivergedError, Trainer, main, train
+from tests.helpers import assert_close
+from theory.data import ImageSet, load
+from theory.errors import InputError
+from theory.machines import EquivariantLocal, Ideal
+from theory.metrics import noisy_images, squared_error
+
+STRIP = "toy:layout=strip"
+TINY = Config(dataset=STRIP, model="cnn", hidden=8, steps=60, every=20, batch=16, samples=20)
+
+
+def stripes() -> ImageSet:
+    """Images that wrap around, whose parts are less telling than the whole."""
+    rows = torch.tensor([[1.0, 1, 1, -1, -1, -1], [1.0, -1, 1, -1, 1, -1]])
+    return ImageSet(torch.stack([rows[i].expand(6, 6) for i in (0, 1)] + [rows[0].expand(6, 6).T])[:, None], "stripes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prediction", "share"), [("sample", 0.1), ("epsilon", 0.25)])
+def test_a_cnn_reaches_the_els_loss(prediction, share):
+    """The closed form is the optimum over all local functions: training ends near its loss, and not below.
+
+    ``share`` of the variance of the image is allowed above it; 1000 steps leave up to .085 and .2.
+    """
+    data = stripes()
+    config = Config(
+        "stripes", "cnn", prediction=prediction, target="posterior", padding="circular", hidden=16, steps=1000, rate=1e-2, batch=64
+    )
+    trainer = Trainer(config, data)
+    while trainer.done < config.steps:
+        trainer.step()
+    machine = EquivariantLocal(data, trainer.schedule, patch_size=5, border="circular")
+    for t in (0.4, 0.6, 0.8):
+        noisy = noisy_images(data, trainer.schedule, t, 4000, 7)
+        exact = Ideal(data, trainer.schedule).denoise(noisy.x_t, t)
+        theory, network = (squared_error(model.denoise(noisy.x_t, t), exact) for model in (machine, trainer.denoiser()))
+        gap = Gap.of(network, theory)
+        assert not gap.below and gap.value < share * float(exact.var(0).sum()), (t, gap)
+
+
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score"])
+def test_exact_targets_change_no_gradient_but_its_noise(prediction):
+    """Over many draws the mean gradient is the same with clean images and with posterior means, the variance smaller."""
+    data, means, spreads = stripes(), [], []
+    for target in ("clean", "posterior"):
+        trainer = Trainer(Config("stripes", "cnn", prediction=prediction, target=target, hidden=4, batch=8, rate=1e-30, clip=1e9), data)
+        gradients = []
+        for _ in range(300):
+            trainer.step()
+            gradients.append(trainer.model.head.readout.bias.grad.double().clone())
+        drawn = torch.stack(gradients)
+        means.append(drawn.mean(0))
+        spreads.append(drawn.std(0) / 300**0.5)
+    # The same images, times and noise serve both, so the difference is less noisy than either.
+    assert ((means[0] - means[1]).abs() < 4 * (spreads[0] + spreads[1])).all()
+    assert float(spreads[1]) < 0.95 * float(spreads[0])
+
+
+def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path):
+    for name, config in (("a", TINY), ("b", TINY), ("c", replace(TINY, seed=1))):
+        train(config, out=tmp_path / name)
+    a, b, c = ((tmp_path / n / NAME).read_bytes() for n in "abc")
+    assert a == b and a != c
+
+
+@pytest.mark.parametrize("model", ["cnn", "top1"])
+def test_stopped_and_resumed_ends_with_the_same_bytes(tmp_path, model):
+    config = replace(TINY, model=model)
+    train(config, out=tmp_path / "whole")
+    for stop in (7, 20, 33, 60):  # between, at, and after evaluations
+        calls = iter(range(1000))
+        train(config, out=tmp_path / "parts", resume=True, stopped=lambda calls=calls, stop=stop: next(calls) >= stop // 2)
+    train(config, out=tmp_path / "parts", resume=True)
+    whole, parts = load_file(tmp_path / "whole" / NAME), load_file(tmp_path / "parts" / NAME)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert (tmp_path / "whole" / "log.jsonl").read_text() == (tmp_path / "parts" / "log.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_killed_three_times_and_resumed_ends_with_the_same_weights(tmp_path):
+    options = ["--hidden", "8", "--steps", "400", "--every", "20", "--batch", "16", "--samples", "10", "--device", "cpu"]
+    command = [sys.executable, "-m", "empirical.train", "--dataset", STRIP, "--model", "cnn", *options, "--resume", "--out"]
+    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
+    rng = random.Random(0)
+    for _ in range(3):
+        log = tmp_path / "parts" / NAME
+        before = log.stat().st_mtime_ns if log.exists() else 0
+        process = subprocess.Popen([*command, tmp_path / "parts"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.time() + 60
+        while process.poll() is None and time.time() < deadline and (not log.exists() or log.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, tmp_path / "parts"], check=True, capture_output=True)
+    whole, parts = load_file(tmp_path / "whole" / NAME), load_file(tmp_path / "parts" / NAME)
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_averaged_weights_are_an_average(tmp_path):
+    trainer = Trainer(replace(TINY, average=0.5), load(STRIP))
+    seen = [trainer.model.trunk.first.bias.clone()]
+    expected = seen[0].clone()
+    for step in range(6):
+        trainer.step()
+        keep = min(0.5, (2 + step) / (11 + step))
+        expected = keep * expected + (1 - keep) * trainer.model.trunk.first.bias.detach()
+    assert_close(trainer.average["trunk.first.bias"], expected, atol=1e-6)
+
+
+def test_divergence_is_told_and_the_last_checkpoint_stays(tmp_path):
+    out = tmp_path / "run"
+    train(replace(TINY, steps=60), out=out, stopped=lambda: (out / "log.jsonl").exists())
+    before = (out / NAME).read_bytes()
+    trainer = Trainer(TINY, load(STRIP))
+    trainer.restore(Checkpoint.load(out))
+    with torch.no_grad():
+        trainer.model.trunk.first.weight.fill_(torch.nan)
+    trainer.step()
+    with pytest.raises(DivergedError):
+        trainer.check()
+    assert (out / NAME).read_bytes() == before
+
+
+def test_command_line_tells_divergence_in_one_line(tmp_path, capsys):
+    code = main(
+        [
+            *f"--dataset {STRIP} --model cnn --hidden 8 --steps 3000 --every 3000".split(),
+            *f"--rate 1e30 --clip 1e30 --out {tmp_path / 'r'}".split(),
+        ]
+    )
+    told = capsys.readouterr().err
+    assert code == 1 and "diverged at step" in told and told.count("\n") == 1 and "Traceback" not in told
+    assert Checkpoint.load(tmp_path / "r").step == 0
+
+
+def test_command_line_trains_and_refuses_to_start_over(tmp_path, capsys):
+    command = (
+        f"--dataset {STRIP} --model identity --hidden 8 --steps 20 --every 10 --samples 10 --device cpu --out {tmp_path / 'r'}".split()
+    )
+    assert main(command) == 0
+    assert {p.name for p in (tmp_path / "r").iterdir()} == {NAME, "log.jsonl", "samples.png"}
+    records = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [10, 20] and all(0 <= r["consistency"] <= 1 for r in records)
+    capsys.readouterr()
+    assert main(command) == 2 and "checkpoint at step 20" in capsys.readouterr().err
+    assert main([*command, "--resume", "--rate", "0.5"]) == 2 and "--rate 0.001" in capsys.readouterr().err
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("/tmp/never", "w"))
+
+
+def damaged(path, kind: str) -> None:
+    """A checkpoint spoilt in one way."""
+    trainer = Trainer(TINY, load(STRIP))
+    trainer.step()
+    trainer.checkpoint().save(path)
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Evil()))
+    elif kind == "torch":
+        torch.save({"model": Evil()}, path)
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "foreign":
+        save_file({"x": torch.zeros(1)}, path)
+    elif kind == "architecture":
+        saved = Checkpoint.load(path)
+        saved.identity["network"]["options"]["hidden"] = 16
+        saved.save(path)
+    elif kind == "data":
+        saved = Checkpoint.load(path)
+        saved.identity["data"]["fingerprint"] = "0" * 64
+        saved.save(path)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "truncated", "empty", "foreign", "architecture", "data"])
+def test_spoilt_checkpoints_are_refused_in_one_line(tmp_path, kind):
+    from empirical.models import open_model
+
+    damaged(tmp_path / NAME, kind)
+    with pytest.raises(InputError) as error:
+        open_model(str(tmp_path), load(STRIP))
+    assert "\n" not in str(error.value)
+    assert {"architecture": "network 'cnn'", "data": "trained on"}.get(kind, "checkpoint") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--steps 0", "--steps 0"),
+        ("--rate -1", "--rate -1"),
+        ("--model gan", "gan"),
+        ("--prediction noise", "noise"),
+        ("--target blurred", "blurred"),
+        ("--conditional", "labels"),
+        ("--layers 3", "layers"),
+        ("--dataset nothing", "nothing"),
+        ("--precision bf16 --device cpu", "bf16"),
+    ],
+)
+def test_command_line_refuses_in_one_line(tmp_path, capsys, option, words):
+    code = main([*f"--dataset {STRIP} --model cnn --out {tmp_path / 'r'}".split(), *option.split()])
+    told = capsys.readouterr().err
+    assert code == 2 and words in told and told.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_foreign_directories_are_left_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(f"--dataset {STRIP} --model cnn --out {tmp_path}".split()) == 2
+    assert "other files" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_conditional_training_tells_classes_apart(tmp_path):
+    images = torch.cat([torch.full((4, 1, 4, 4), -0.8), torch.full((4, 1, 4, 4), 0.8)])
+    data = ImageSet(images, "two", labels=torch.tensor([0] * 4 + [1] * 4))
+    trainer = Trainer(Config("two", "cnn", conditional=True, hidden=16, steps=400, rate=5e-3, batch=32), data)
+    for _ in range(400):
+        trainer.step()
+    x = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    low, high = (trainer.denoiser().denoise(x, 0.99, label=k).mean() for k in (0, 1))
+    assert float(low) < -0.5 and float(high) > 0.5
