@@ -121,9 +121,14 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def default_sizes(network: Denoiser, data: ImageSet) -> list[int]:
-    """Odd sizes from 3 to the receptive field, but no larger than tells pixels apart in the image."""
-    widest = 2 * max(data.images.shape[-2:]) - 1
+def default_sizes(network: Denoiser, data: ImageSet, border: str) -> list[int]:
+    """Odd sizes from 3 to the receptive field, but none that says nothing new.
+
+    With zeros, a patch of twice the image sees all of it from every pixel. Around a circular border a patch wider
+    than the image would see pixels twice.
+    """
+    height, width = data.images.shape[-2:]
+    widest = 2 * max(height, width) - 1 if border == "zeros" else min(height, width)
     field = getattr(network, "receptive_field", None)
     return list(range(3, max(3, min(widest, field or widest)) + 1, 2))
 
@@ -141,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         options = {"levels": a.levels, "draws": a.draws, "criterion": a.criterion, "label": a.label, "seed": a.seed}
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             schedule, report = calibrate(
-                network, data, a.sizes or default_sizes(network, data), border=border, **options, progress=progress
+                network, data, a.sizes or default_sizes(network, data, border), border=border, **options, progress=progress
             )
         a.out.parent.mkdir(parents=True, exist_ok=True)
         source = {"network": a.network, "data": {"name": data.name, "fingerprint": data.fingerprint}, "versions": versions(), **report}

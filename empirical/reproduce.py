@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from empirical.calibrate import calibrate
+from empirical.calibrate import calibrate, default_sizes
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.compare import NULL, compare
 from empirical.train import Config, stop_signal, train
@@ -85,89 +86,103 @@ class StoppedError(RuntimeError):
     """The user asked to stop."""
 
 
-def trained(config: Config, data: ImageSet, path: Path, device: str | torch.device, stopped, progress: Progress) -> Checkpoint:
-    """The finished checkpoint of a run, trained as far as it is missing."""
-    if (path / NAME).is_file():
-        saved = Checkpoint.load(path)
-        if saved.step == config.steps and saved.identity["config"] == asdict(config):
-            return saved
-    trainer = train(config, data, out=path, device=device, resume=True, stopped=stopped, progress=progress)
-    if trainer.done < config.steps:
-        raise StoppedError
-    return trainer.checkpoint()
+@dataclass(frozen=True)
+class Job:
+    """A study to run: how much of it, with what, and where to."""
+
+    out: Path
+    scale: Scale
+    device: torch.device
+    dataset: str
+    models: list[str]
+    target: str
+    rate: float
+    stopped: Callable[[], bool]
+    progress: Progress
+
+    def trained(self, config: Config, data: ImageSet, name: str) -> Checkpoint:
+        """The finished checkpoint of a network, trained as far as it is missing."""
+        path = self.out / "train" / name
+        if (path / NAME).is_file():
+            saved = Checkpoint.load(path)
+            if saved.step == config.steps and saved.identity["config"] == asdict(config):
+                return saved
+        trainer = train(config, data, out=path, device=self.device, resume=True, stopped=self.stopped, progress=self.progress)
+        if trainer.done < config.steps:
+            raise StoppedError
+        return trainer.checkpoint()
+
+    def say(self, line: str) -> None:
+        """A line of progress; also where a wish to stop is heard."""
+        self.progress.console.print(line, highlight=False)
+        if self.stopped():
+            raise StoppedError
 
 
-def toy(
-    out: Path,
-    scale: Scale,
-    device: str | torch.device,
-    stopped,
-    progress: Progress,
-    target: str,
-    dataset: str,
-    rate: float,
-    chosen: list[str],
-) -> dict:
+def toy(job: Job) -> dict:
     """Train, solve and compare the toy models; returns the report."""
-    data = load(dataset)
+    data = load(job.dataset)
     config = {
-        "dataset": dataset,
-        "target": target,
-        "rate": rate,
-        "every": max(1, scale.steps // EVALUATIONS),
+        "dataset": job.dataset,
+        "target": job.target,
+        "rate": job.rate,
+        "every": max(20, job.scale.steps // EVALUATIONS),
+        "samples": 1000 if job.scale.budget >= 0.3 else 100,
         "decay": "tail",
         "focus": 0.5,
     }
     networks = {}
-    for seed in range(scale.seeds):
-        for model in chosen:
-            path = out / "train" / f"{model}-{seed}"
-            steps = max(1, round(scale.steps * (LOCAL if model in ("cnn", "literal") else 1)))
-            networks[model, seed] = trained(Config(model=model, seed=seed, steps=steps, **config), data, path, device, stopped, progress)
-    families = [TOY[model].theory for model in chosen if TOY[model].theory != "els"]
-    report = _solved(out / "theory", dataset, families, scale, device)
+    for seed in range(job.scale.seeds):
+        for model in job.models:
+            steps = max(1, round(job.scale.steps * (LOCAL if model in ("cnn", "literal") else 1)))
+            networks[model, seed] = job.trained(Config(model=model, seed=seed, steps=steps, **config), data, f"{model}-{seed}")
+    families = [TOY[model].theory for model in job.models if TOY[model].theory != "els"]
+    report = _solved(job, families)
     theories = {"els": EquivariantLocal(data, patch_size=data.patch_size)}
-    theories |= {name: SolvedScore.load(out / "theory" / "attention" / name, data) for name in families}
+    theories |= {name: SolvedScore.load(job.out / "theory" / "attention" / name, data) for name in families}
     comparisons = {}
     for (model, seed), checkpoint in networks.items():
-        if stopped():
-            raise StoppedError
-        models = {model: checkpoint.denoiser(), **theories}
-        part = compare(models, data, samples=scale.samples, steps=50, draws=scale.draws, seed=0)
+        models = {"network": checkpoint.denoiser(), **theories}
+        part = compare(models, data, samples=job.scale.samples, steps=50 if job.scale.budget >= 0.3 else 10, draws=job.scale.draws)
         comparisons[f"{model}-{seed}"] = part
-        progress.console.print(f"compared {model} seed {seed} with {len(theories)} theories", highlight=False)
+        job.say(f"compared {model} seed {seed} with {len(theories)} theories")
     return {
         "format": FORMAT,
         "study": "toy",
-        "scale": vars(scale),
+        "scale": vars(job.scale),
         "config": config,
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         "versions": versions(),
         "random": data.rule.baseline,
-        "rows": {model: _row(model, comparisons, scale.seeds) for model in chosen},
+        "rows": {model: _row(model, comparisons, job.scale.seeds) for model in job.models},
         "certified": {name: report["attention"][name]["certified"] for name in families},
         "curves": {f"{model}-{seed}": c.history for (model, seed), c in networks.items()},
         "comparisons": comparisons,
     }
 
 
-def _solved(out: Path, dataset: str, families: list[str], scale: Scale, device: str | torch.device) -> dict:
+def _solved(job: Job, families: list[str]) -> dict:
     """Solutions of all families, and what `theory.solve` reports of them."""
-    small = {} if scale.budget >= 0.3 else {"images": max(200, round(15000 * scale.budget)), "fresh": 500, "features": 16, "iterations": 30}
-    levels = 8 if scale.budget >= 0.3 else 3
+    out = job.out / "theory"
+    small = (
+        {}
+        if job.scale.budget >= 0.3
+        else {"images": max(200, round(15000 * job.scale.budget)), "fresh": 500, "features": 16, "iterations": 30}
+    )
+    levels = 8 if job.scale.budget >= 0.3 else 3
     if (out / "report.json").is_file() and not (out / "progress.json").is_file():
         done = json.loads((out / "report.json").read_text())
         if set(families) <= set(done["attention"]) and all(done["config"][k] == v for k, v in small.items()):
             return done
-    options = {"machines": ("equivariant_local",), "families": tuple(families), "levels": levels, "samples": scale.samples, **small}
-    return run_theory(dataset=dataset, out=out, resume=True, device=torch.device(device).type, **options)
+    options = {"machines": ("equivariant_local",), "families": tuple(families), "levels": levels, "samples": job.scale.samples, **small}
+    return run_theory(dataset=job.dataset, out=out, resume=True, device=job.device.type, **options)
 
 
 def _row(model: str, comparisons: dict[str, dict], seeds: int) -> dict:
     """One line of the table: the network's mean over seeds, its theory, and agreement with every theory."""
     mine = [comparisons[f"{model}-{seed}"] for seed in range(seeds)]
     own = TOY[model].theory
-    shares = [c["models"][model]["consistency"]["value"] for c in mine]
+    shares = [c["models"]["network"]["consistency"]["value"] for c in mine]
     agreement = {}
     for other in mine[0]["pairs"]:
         pairs = [c["pairs"][other] for c in mine]
@@ -239,37 +254,41 @@ DIGITS = {
 }
 
 
-def digits(
-    out: Path, scale: Scale, device: str | torch.device, stopped, progress: Progress, target: str, dataset: str, rate: float
-) -> dict:
+def digits(job: Job) -> dict:
     """Train, calibrate and compare ResNet and UNet; returns the report."""
-    data = load(dataset)
-    count = 100 if scale.budget < 0.3 else 200
+    data = load(job.dataset)
+    full = job.scale.budget >= 0.3
+    count, effort = (200, {"levels": 10, "draws": 32}) if full else (20, {"levels": 3, "draws": 4})
     rows, curves = {}, {}
-    for name in chosen:
+    for name in job.models:
         options = DIGITS[name]
         config = Config(
-            dataset=dataset, target=target, rate=rate, steps=scale.steps, every=max(1, scale.steps // 10), batch=64, samples=64, **options
+            dataset=job.dataset,
+            target=job.target,
+            rate=job.rate,
+            steps=job.scale.steps,
+            every=max(1, job.scale.steps // 10),
+            batch=64,
+            samples=64,
+            **options,
         )
-        checkpoint = trained(config, data, out / "train" / name, device, stopped, progress)
+        checkpoint = job.trained(config, data, name)
         network, border = checkpoint.denoiser(), options["padding"]
-        widest = min(network.receptive_field, 2 * max(data.images.shape[-2:]) - 1)
-        sizes = list(range(3, widest + 1, 2))
-        schedule, detail = calibrate(network, data, sizes, border=border, levels=10, draws=32)
-        save_patch_schedule(out / f"{name}.json", schedule, {"network": name, **detail})
+        schedule, detail = calibrate(network, data, default_sizes(network, data, border), border=border, **effort)
+        save_patch_schedule(job.out / f"{name}.json", schedule, {"network": name, **detail})
         machines = {
             "els": EquivariantLocal(data, patch_size=schedule, border=border),
             "ls": Local(data, patch_size=schedule, border=border),
         }
-        part = compare({name: network, **machines}, data, samples=count, steps=20, levels=10, draws=scale.draws // 4, seed=0)
+        part = compare(
+            {name: network, **machines}, data, samples=count, steps=20 if full else 5, levels=effort["levels"], draws=job.scale.draws // 4
+        )
         sizes = [size[0] for size in schedule.sizes]
         rows[name] = {"patch_sizes": sizes, "receptive_field": network.receptive_field, "comparison": part}
         curves[name] = checkpoint.history
-        progress.console.print(f"compared {name}: patch sizes {sizes}", highlight=False)
-        if stopped():
-            raise StoppedError
+        job.say(f"compared {name}: patch sizes {sizes}")
     return {
-        "format": FORMAT, "study": "digits", "scale": vars(scale), "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "format": FORMAT, "study": "digits", "scale": vars(job.scale), "data": {"name": data.name, "fingerprint": data.fingerprint},
         "versions": versions(), "rows": rows, "curves": curves,
     }  # fmt: skip
 
@@ -326,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise InputError(f"--models {name}", choices(models), "choose some of these")
         scale, device = Scale.of(a.study, a.budget, a.steps, a.seeds), find_device(a.device)
         with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            report = study(out, scale, device, stopped, progress, a.target, a.dataset or dataset, a.rate, chosen)
+            report = study(Job(out, scale, device, a.dataset or dataset, chosen, a.target, a.rate, stopped, progress))
         write_json(out / "report.json", report)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

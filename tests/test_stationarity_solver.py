@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.helpers import assert_close, noise, random_set, refused
-from theory.data import load
+from theory.data import ImageSet, load
 from theory.errors import InputError
 from theory.machines import EquivariantLocal
 from theory.metrics import Estimate
@@ -264,3 +264,13 @@ def test_bad_options_are_refused(call, words):
     with pytest.raises(InputError) as error:
         call()
     refused(error, words)
+
+
+def test_one_training_image_has_nothing_to_attend_to_and_is_certified():
+    """The posterior mean is that image whatever is seen: no loss, and rounding is no violation."""
+    data = ImageSet(torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1, "one")
+    options = Options(images=200, fresh=100, features=4, iterations=20)
+    solved = solve(data, families=("identity", "full"), times=(0.3, 0.7), options=options, patch_size=3)
+    for name, score in solved.items():
+        assert score.certified, (name, score.certificates)
+        assert score.certificates[0]["loss_fresh"] < 1e-8
