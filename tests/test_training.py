@@ -56,21 +56,22 @@ def test_a_cnn_reaches_the_els_loss(prediction, share):
 
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon", "score"])
-def test_exact_targets_change_no_gradient_but_its_noise(prediction):
-    """Over many draws the mean gradient is the same with clean images and with posterior means, the variance smaller."""
-    data, means, spreads = stripes(), [], []
+def test_exact_targets_leave_the_mean_gradient(prediction):
+    """Clean images and posterior means as targets, on the same draws: gradients differ, but not on average."""
+    drawn = []
     for target in ("clean", "posterior"):
-        trainer = Trainer(Config("stripes", "cnn", prediction=prediction, target=target, hidden=4, batch=8, rate=1e-30, clip=1e9), data)
+        trainer = Trainer(
+            Config("stripes", "cnn", prediction=prediction, target=target, hidden=4, batch=8, rate=1e-30, clip=1e9), stripes()
+        )
         gradients = []
-        for _ in range(300):
+        for _ in range(150):
             trainer.step()
-            gradients.append(trainer.model.head.readout.bias.grad.double().clone())
-        drawn = torch.stack(gradients)
-        means.append(drawn.mean(0))
-        spreads.append(drawn.std(0) / 300**0.5)
-    # The same images, times and noise serve both, so the difference is less noisy than either.
-    assert ((means[0] - means[1]).abs() < 4 * (spreads[0] + spreads[1])).all()
-    assert float(spreads[1]) < 0.95 * float(spreads[0])
+            gradients.append(trainer.model.trunk.first.weight.grad.double().flatten().clone())
+        drawn.append(torch.stack(gradients))
+    difference = drawn[0] - drawn[1]
+    stderr = difference.std(0) / 150**0.5
+    assert float(difference.std(0).min()) > 0
+    assert (difference.mean(0).abs() < 5 * stderr).all()  # 72 of them: the largest of as many is rarely beyond 4
 
 
 def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path):
