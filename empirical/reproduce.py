@@ -313,7 +313,7 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(
         prog="python -m empirical.reproduce",
         description="Train networks, compute their theories, and write how well theory predicts network. "
-        "StoppedError, it goes on where it was when the command is repeated.",
+        "Stopped, it goes on where it was when the command is repeated.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument("study", choices=list(STUDIES), help="what to reproduce")
