@@ -324,7 +324,7 @@ def parser() -> argparse.ArgumentParser:
         "--models", nargs="+", metavar="NAME", help="only some: " + "; ".join(f"{k}: {', '.join(v[3])}" for k, v in STUDIES.items())
     )
     p.add_argument("--dataset", help="another data set of the same kind, such as toy:layout=strip or mnist5k")
-    p.add_argument("--target", default="clean", help="what networks are trained towards: clean, or posterior (less noise, fewer steps)")
+    p.add_argument("--target", default="clean", help="what networks are trained towards: clean, or posterior (the mean of x_0 given x_t)")
     p.add_argument("--rate", type=float, default=2e-3, help="learning rate")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--out", type=Path, help="output directory; runs/reproduce-STUDY if not given")

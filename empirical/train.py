@@ -8,7 +8,7 @@ noise, and takes an Adam step on
 
 for the prediction types ``sample``, ``epsilon`` and ``score``. With ``target="posterior"`` the exact posterior
 mean ``E[x_0 | x_t]`` of the training set stands for ``x_0`` in ``T``. This changes the loss by a constant, and so
-neither its gradient's mean nor any optimum, but takes out most of the gradient's noise: the same place, sooner.
+neither its gradient's mean nor any optimum; what the clean image adds to the gradient's noise is gone.
 
 The weight of a level moves the optimum of no network that is free at every level. Everything random in a step
 comes from the seed and the number of the step, so that a run that was stopped and resumed ends with the same

@@ -168,7 +168,7 @@ def test_command_line_trains_and_refuses_to_start_over(tmp_path, capsys):
 
 class Evil:
     def __reduce__(self):
-        return (open, ("/tmp/never", "w"))
+        return (eval, ("1 / 0",))  # an error of its own, should anything ever unpickle it
 
 
 def damaged(path, kind: str) -> None:
