@@ -1,8 +1,8 @@
-"""How far the solved attention scores have converged: loss and sampled consistency in ever larger bases.
+"""How far the solved attention scores have converged: loss and sampled consistency with ever more features and iterations.
 
-    python benchmarks/attention_convergence.py --dataset toy:layout=strip --families identity full --out FILE.json
+    python -m benchmarks.attention_convergence --dataset toy:layout=strip --families identity full --out FILE.json
 
-For each family and each of the nested bases of n, 2n and 4n random features: the loss on fresh images at
+For each family, with a quarter, a half and all of its features and iterations: the loss on fresh images at
 every level and the consistency of samples from shared noise. Prints a table and writes JSON.
 """
 
@@ -29,25 +29,24 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=Options.features)
     parser.add_argument("--embedding", type=int, default=Options.embedding)
     parser.add_argument("--iterations", type=int, default=Options.iterations)
-    parser.add_argument("--ridge", type=float, default=Options.ridge)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--ratios", type=float, nargs="+", help="solve at these sigma/alpha alone, and sample nothing")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     data, schedule = load(a.dataset), CosineSchedule()
-    options = Options(images=a.images, features=a.features, embedding=a.embedding, iterations=a.iterations, ridge=a.ridge)
+    options = Options(images=a.images, features=a.features, embedding=a.embedding, iterations=a.iterations)
     times = tuple(float(schedule.time(r)) for r in a.ratios) if a.ratios else tuple((i + 0.5) / a.levels for i in range(a.levels))
     plan = Plan(data, schedule, tuple(a.families), times, data.patch_size, options=options)
     found, certificates, start = {}, {}, time.perf_counter()
     for number, solved in plan.levels(found.get):
-        found[number] = {name: s.raw for name, s in solved.items()}
+        found[number] = {name: s.stages for name, s in solved.items()}
         certificates[number] = {name: s.certificate.asdict() for name, s in solved.items()}
         ratio = schedule(times[number])[1] / schedule(times[number])[0]
         for name, s in solved.items():
             c = s.certificate
-            bases = ", ".join(f"{x:.4f}" for x in c.enriched)
+            stages = ", ".join(f"{x:.4f}" for x in c.enriched)
             print(
-                f"sigma/alpha {float(ratio):.3f} {name:14} ELS {c.els_loss:.4f}, bases {bases}, gain {c.gain:.4f} ± {c.gain_stderr:.4f} "
+                f"sigma/alpha {float(ratio):.3f} {name:14} ELS {c.els_loss:.4f}, stages {stages}, gain {c.gain:.4f} ± {c.gain_stderr:.4f} "
                 f"({time.perf_counter() - start:.0f} s) {'; '.join(c.failures)}",
                 flush=True,
             )
@@ -64,7 +63,7 @@ def main() -> None:
             valid = float((data.rule.decode(samples) >= 0).all(1).double().mean())
             shares.append({"consistency": share.value, "low": share.low, "high": share.high, "valid": valid})
             print(
-                f"{family.name:14} basis {stage + 1}: {100 * share.value:.1f}% [{100 * share.low:.1f}, {100 * share.high:.1f}] consistent, "
+                f"{family.name:14} stage {stage + 1}: {100 * share.value:.1f}% [{100 * share.low:.1f}, {100 * share.high:.1f}] consistent, "
                 f"{100 * valid:.1f}% valid",
                 flush=True,
             )

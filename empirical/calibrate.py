@@ -17,7 +17,7 @@ from rich.table import Table
 from empirical.metrics import Median, cosine
 from empirical.models import open_model
 from theory.calibrated import save_patch_schedule
-from theory.commandline import Parser
+from theory.commandline import Parser, guarded
 from theory.data import ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
@@ -136,30 +136,24 @@ def default_sizes(network: Denoiser, data: ImageSet, border: str) -> list[int]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     a = parser().parse_args(argv)
+    return guarded(lambda: _run(a), "choose another --out", "nothing was written")
+
+
+def _run(a: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
-    try:
-        data = load(a.dataset)
-        network = open_model(a.network, data)
-        if a.out.is_dir():
-            raise InputError(f"--out {a.out}, a directory", "a file", "add a name, such as schedule.json")
-        border = a.border or getattr(getattr(network, "module", None), "padding", "zeros")
-        options = {"levels": a.levels, "draws": a.draws, "criterion": a.criterion, "label": a.label, "seed": a.seed}
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            schedule, report = calibrate(
-                network, data, a.sizes or default_sizes(network, data, border), border=border, **options, progress=progress
-            )
-        a.out.parent.mkdir(parents=True, exist_ok=True)
-        source = {"network": a.network, "data": {"name": data.name, "fingerprint": data.fingerprint}, "versions": versions(), **report}
-        save_patch_schedule(a.out, schedule, source)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}: choose another --out", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+    data = load(a.dataset)
+    network = open_model(a.network, data)
+    if a.out.is_dir():
+        raise InputError(f"--out {a.out}, a directory", "a file", "add a name, such as schedule.json")
+    border = a.border or getattr(getattr(network, "module", None), "padding", "zeros")
+    options = {"levels": a.levels, "draws": a.draws, "criterion": a.criterion, "label": a.label, "seed": a.seed}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        schedule, report = calibrate(
+            network, data, a.sizes or default_sizes(network, data, border), border=border, **options, progress=progress
+        )
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    source = {"network": a.network, "data": {"name": data.name, "fingerprint": data.fingerprint}, "versions": versions(), **report}
+    save_patch_schedule(a.out, schedule, source)
     console.print(table(report))
     console.print(f"written to {a.out}; use it as --patch-size {a.out} or equivariant_local:schedule={a.out}", highlight=False)
     return 0

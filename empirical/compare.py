@@ -17,7 +17,7 @@ from torch import Tensor
 
 from empirical.metrics import Gap, Median, cosine, label_agreement, pearson_r, r2_determination, r2_pearson
 from empirical.models import is_network, open_model
-from theory.commandline import Parser
+from theory.commandline import Parser, guarded
 from theory.data import ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError
@@ -258,27 +258,21 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     a = parser().parse_args(argv)
+    return guarded(lambda: _run(a), "choose another --out", "nothing was written")
+
+
+def _run(a: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
-    try:
-        data = load(a.dataset)
-        opened = {name: open_model(spec, data) for name, spec in zip(titles(a.models), a.models, strict=True)}
-        if a.out is not None and a.out.is_dir():
-            raise InputError(f"--out {a.out}, a directory", "a file", "add a name, such as compare.json")
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            options = {"samples": a.samples, "steps": a.steps, "levels": a.levels, "draws": a.draws, "seed": a.seed}
-            report = compare(opened, data, **options, progress=progress)
-        if a.out is not None:
-            a.out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(a.out, report)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}: choose another --out", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+    data = load(a.dataset)
+    opened = {name: open_model(spec, data) for name, spec in zip(titles(a.models), a.models, strict=True)}
+    if a.out is not None and a.out.is_dir():
+        raise InputError(f"--out {a.out}, a directory", "a file", "add a name, such as compare.json")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        options = {"samples": a.samples, "steps": a.steps, "levels": a.levels, "draws": a.draws, "seed": a.seed}
+        report = compare(opened, data, **options, progress=progress)
+    if a.out is not None:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(a.out, report)
     console.print(table(report))
     for line in flags(report):
         console.print(line, highlight=False)

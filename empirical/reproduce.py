@@ -26,7 +26,7 @@ from empirical.checkpoint import NAME, Checkpoint
 from empirical.compare import NULL, compare
 from empirical.train import Config, stop_signal, train
 from theory.calibrated import save_patch_schedule
-from theory.commandline import Parser, find_device
+from theory.commandline import Parser, find_device, guarded
 from theory.data import ImageSet, load
 from theory.errors import InputError, choices
 from theory.machines import EquivariantLocal, Local
@@ -60,29 +60,53 @@ FULL_STEPS = {"toy": 30_000, "digits": 10_000}
 SMALLEST = {"toy": 60, "digits": 60}
 
 
+FULL = 0.3  # budget from which on nothing but steps, samples and draws is cut
+
+
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything, for a budget in (0, 1]."""
+    """How much of everything, for a budget in (0, 1].
+
+    Attributes:
+        budget: Share of the full study.
+        steps, seeds: Training steps, and networks of each kind.
+        samples, draws: Samples of each model, and noisy images per level.
+        sampling: Steps of a sample.
+        watched: Samples of each checkpoint on the way.
+        theory: Options of `theory.solve`.
+    """
 
     budget: float
     steps: int
     seeds: int
     samples: int
     draws: int
+    sampling: int
+    watched: int
+    theory: dict
 
     @classmethod
     def of(cls, study: str, budget: float, steps: int | None, seeds: int | None) -> "Scale":
         """For a study; steps and seeds may be given instead."""
         if not 0 < budget <= 1:
             raise InputError(f"--budget {budget}", "0 < budget <= 1", "choose 1 for everything, .01 for a smoke run")
+        full = budget >= FULL
         steps = max(SMALLEST[study], round(FULL_STEPS[study] * budget)) if steps is None else steps
-        seeds = (3 if budget >= 0.3 else 1) if seeds is None else seeds
+        seeds = (3 if full else 1) if seeds is None else seeds
         if steps < 1 or seeds < 1:
             raise InputError(f"--steps {steps}, --seeds {seeds}", "at least 1 of each", "correct the options")
-        return cls(budget, steps, seeds, max(100, round(2000 * min(1, 2 * budget))), max(200, round(4000 * min(1, 2 * budget))))
+        share = min(1, 2 * budget)
+        if full:
+            theory = {"levels": 8, "images": 40000, "features": 128, "iterations": round(4000 * budget)}
+        else:
+            theory = {"levels": 3, "images": max(200, round(40000 * budget)), "fresh": 500, "features": 16, "iterations": 100}
+        return cls(
+            budget, steps, seeds, max(100, round(2000 * share)), max(200, round(4000 * share)),
+            50 if full else 10, 1000 if full else 100, theory,
+        )  # fmt: skip
 
 
-class StoppedError(RuntimeError):
+class StoppedError(KeyboardInterrupt):
     """The user asked to stop."""
 
 
@@ -127,7 +151,7 @@ def toy(job: Job) -> dict:
         "target": job.target,
         "rate": job.rate,
         "every": max(20, job.scale.steps // EVALUATIONS),
-        "samples": 1000 if job.scale.budget >= 0.3 else 100,
+        "samples": job.scale.watched,
         "decay": "tail",
         "focus": 0.5,
     }
@@ -143,7 +167,7 @@ def toy(job: Job) -> dict:
     comparisons = {}
     for (model, seed), checkpoint in networks.items():
         models = {"network": checkpoint.denoiser(), **theories}
-        part = compare(models, data, samples=job.scale.samples, steps=50 if job.scale.budget >= 0.3 else 10, draws=job.scale.draws)
+        part = compare(models, data, samples=job.scale.samples, steps=job.scale.sampling, draws=job.scale.draws)
         comparisons[f"{model}-{seed}"] = part
         job.say(f"compared {model} seed {seed} with {len(theories)} theories")
     return {
@@ -164,17 +188,11 @@ def toy(job: Job) -> dict:
 def _solved(job: Job, families: list[str]) -> dict:
     """Solutions of all families, and what `theory.solve` reports of them."""
     out = job.out / "theory"
-    small = (
-        {}
-        if job.scale.budget >= 0.3
-        else {"images": max(200, round(15000 * job.scale.budget)), "fresh": 500, "features": 16, "iterations": 30}
-    )
-    levels = 8 if job.scale.budget >= 0.3 else 3
     if (out / "report.json").is_file() and not (out / "progress.json").is_file():
         done = json.loads((out / "report.json").read_text())
-        if set(families) <= set(done["attention"]) and all(done["config"][k] == v for k, v in small.items()):
+        if set(families) <= set(done["attention"]) and all(done["config"][k] == v for k, v in job.scale.theory.items()):
             return done
-    options = {"machines": ("equivariant_local",), "families": tuple(families), "levels": levels, "samples": job.scale.samples, **small}
+    options = {"machines": ("equivariant_local",), "families": tuple(families), "samples": job.scale.samples, **job.scale.theory}
     return run_theory(dataset=job.dataset, out=out, resume=True, device=job.device.type, **options)
 
 
@@ -334,28 +352,26 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     a = parser().parse_args(argv)
+    out = a.out or Path("runs") / f"reproduce-{a.study}"
+    return guarded(
+        lambda: _run(a, out),
+        "free space or choose another --out; the same command goes on",
+        f"the same command goes on from what {out} holds",
+    )
+
+
+def _run(a: argparse.Namespace, out: Path) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     study, tables, dataset, models = STUDIES[a.study]
-    out = a.out or Path("runs") / f"reproduce-{a.study}"
-    try:
-        chosen = list(dict.fromkeys(a.models or models))
-        for name in chosen:
-            if name not in models:
-                raise InputError(f"--models {name}", choices(models), "choose some of these")
-        scale, device = Scale.of(a.study, a.budget, a.steps, a.seeds), find_device(a.device)
-        with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            report = study(Job(out, scale, device, a.dataset or dataset, chosen, a.target, a.rate, stopped, progress))
-        write_json(out / "report.json", report)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}: free space or choose another --out; the same command goes on", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, StoppedError):
-        print(f"interrupted; the same command goes on from what {out} holds", file=sys.stderr)
-        return 130
+    chosen = list(dict.fromkeys(a.models or models))
+    for name in chosen:
+        if name not in models:
+            raise InputError(f"--models {name}", choices(models), "choose some of these")
+    scale, device = Scale.of(a.study, a.budget, a.steps, a.seeds), find_device(a.device)
+    with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        report = study(Job(out, scale, device, a.dataset or dataset, chosen, a.target, a.rate, stopped, progress))
+    write_json(out / "report.json", report)
     for table in tables(report):
         console.print(table)
     console.print(f"written to {out}: report.json, train/" + (", theory/" if a.study == "toy" else ""), highlight=False)

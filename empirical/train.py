@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from empirical.checkpoint import NAME, Checkpoint, fit
 from empirical.denoiser import NetworkDenoiser
 from empirical.networks import NETWORKS, build
-from theory.commandline import Parser, default_out, find_device
+from theory.commandline import Parser, default_out, find_device, guarded
 from theory.data import SOURCES, ImageSet, load
 from theory.data.toy import Toy
 from theory.errors import InputError
@@ -464,25 +464,26 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for diverged training, 2 for bad input, 130 when interrupted."""
-    arguments = vars(parser().parse_args(argv))
+    return guarded(
+        lambda: _run(vars(parser().parse_args(argv))),
+        "free space or choose another --out; --resume goes on",
+        "the same command with --resume goes on from the last checkpoint",
+    )
+
+
+def _run(arguments: dict) -> int:
     extras = {name: arguments.pop(name) for name in ("minutes", "compiled", "resume", "tensorboard")}
     device, out = arguments.pop("device"), arguments.pop("out")
     console = Console(width=None if sys.stdout.isatty() else 120)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    config = Config(**arguments)
+    out = out or Path("runs/train") / f"{default_out(config.dataset).name}-{config.model}-{config.seed}"
     try:
-        config = Config(**arguments)
-        out = out or Path("runs/train") / f"{default_out(config.dataset).name}-{config.model}-{config.seed}"
         with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             trainer = train(config, out=out, device=find_device(device), stopped=stopped, progress=progress, **extras)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except DivergedError as error:
         print(f"error: training diverged at step {error}; lower --rate or --clip; {out} keeps the last good checkpoint", file=sys.stderr)
         return 1
-    except OSError as error:
-        print(f"error: {error}: free space or choose another --out; --resume goes on", file=sys.stderr)
-        return 2
     if trainer.done < config.steps:
         print(f"stopped at step {trainer.done} of {config.steps}, saved in {out}; {RESUME}", file=sys.stderr)
         return 130 if stopped() else 0

@@ -19,7 +19,7 @@ from theory.stationarity.equations import Head, Roles, forward
 SCHEDULE = CosineSchedule()
 STRIP = load("toy:layout=strip")
 TIMES = (0.3, 0.5, 0.7)
-QUICK = Options(images=400, fresh=400, features=8, iterations=20, starts=1)
+QUICK = Options(images=400, fresh=400, features=8, embedding=8, iterations=40)
 
 
 @pytest.fixture(scope="module", params=["sample", "epsilon"])
@@ -29,10 +29,14 @@ def solved(request) -> SolvedScore:
 
 
 def by_hand(solved: SolvedScore, level: int, x_t: torch.Tensor, t: float) -> torch.Tensor:
-    """The network of one level, written out: features times coefficients, one head, Tweedie."""
+    """The network of one level, written out: features, coefficients, one head, Tweedie."""
     alpha, sigma = SCHEDULE(t)
-    features = solved.basis(x_t, alpha.expand(len(x_t)), sigma.expand(len(x_t)))
-    values = torch.cat([f @ c for f, c in zip(features, solved.coefficients[level], strict=True)], 1)
+    u, els = solved.basis(x_t, alpha.expand(len(x_t)), sigma.expand(len(x_t)))
+    (first, offset, second, shift), coefficients = solved.points[level].to(u)
+    classes = solved.basis.classes
+    z = torch.tanh(torch.nn.functional.silu(u @ first + offset[classes]) @ second + shift[classes])
+    basis = torch.cat([torch.ones_like(els[..., :1]), els, z], -1)
+    values = torch.einsum("bpi,pij->bpj", basis, coefficients[classes])
     h, q, k, v = values.split([3, 8, 8, 3], -1)
     out = solved.basis.image(forward(Roles(h, q, k, v), Head()).out)
     return out if solved.setting.options.prediction == "sample" else (x_t - sigma * out) / alpha
@@ -63,15 +67,15 @@ def test_one_time_for_each_image_whatever_the_batch(solved):
     together = solved.denoise(x_t, t)
     alone = torch.cat([solved.denoise(x_t[i : i + 1], t[i]) for i in range(5)])
     assert_close(together, alone, atol=1e-9)
-    small = SolvedScore(STRIP, solved.setting, solved.coefficients, solved.certificates, memory=2**24)
+    small = SolvedScore(STRIP, solved.setting, solved.points, solved.certificates, memory=2**24)
     assert_close(small.denoise(x_t, t), together, atol=1e-9)
 
 
 def test_float32_agrees_with_float64(solved):
-    """1e-3: whitening divides by as little as 3e-3, which magnifies the rounding of features."""
+    """1e-4: posteriors in float32 are good to 1e-6, which coefficients of order 1 to 10 magnify."""
     x_t = noise((6, 3, 2, 4), seed=5)
     for t in (0.3, 0.55):
-        assert_close(solved.denoise(x_t.float(), t), solved.denoise(x_t, t), atol=1e-3)
+        assert_close(solved.denoise(x_t.float(), t), solved.denoise(x_t, t), atol=1e-4)
 
 
 def test_local_part_and_context_add_up_and_attention_is_a_probability(solved):
@@ -114,7 +118,7 @@ def damage(path, kind: str) -> None:
         path.with_name("full.safetensors").write_bytes(content[: len(content) // 2])
     elif kind == "a tensor short":
         tensors = load_file(path.with_name("full.safetensors"))
-        save_file({k: v for k, v in tensors.items() if k != "0.0"}, path.with_name("full.safetensors"))
+        save_file({k: v for k, v in tensors.items() if k != "0.second"}, path.with_name("full.safetensors"))
     elif kind == "foreign":
         path.with_name("full.json").write_text('{"format": "something else"}')
     else:
@@ -156,7 +160,21 @@ def test_bad_input_is_refused(solved, call, words):
 # The command line --------------------------------------------------------------------------------
 
 SMALL = ["--dataset", "toy:layout=strip", "--machines", "ideal", "--levels", "2", "--draws", "20", "--samples", "20", "--steps", "4"]
-SOLVE = ["--families", "identity", "full", "--images", "400", "--fresh", "400", "--features", "8", "--embedding", "4", "--iterations", "60"]
+SOLVE = [
+    "--families",
+    "identity",
+    "full",
+    "--images",
+    "400",
+    "--fresh",
+    "400",
+    "--features",
+    "8",
+    "--embedding",
+    "4",
+    "--iterations",
+    "100",
+]
 
 
 def run(*arguments) -> int:
@@ -207,11 +225,11 @@ def test_starved_solve_exits_with_1_and_keeps_its_history(tmp_path, capsys):
     starved = ["--families", "full", "--images", "400", "--fresh", "200", "--features", "8", "--iterations", "2"]
     assert run(*SMALL, *starved, "--out", tmp_path / "run") == 1
     captured = capsys.readouterr()
-    assert captured.err.strip().splitlines()[-1].startswith("error: certificate failed: identity, full")
+    assert captured.err.strip().splitlines()[-1].startswith("error: certificate failed: full")
     assert "NOT certified" in captured.out and "Traceback" not in captured.err
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert not report["attention"]["full"]["certified"]
-    assert all(len(stage) == 2 for level in report["attention"]["full"]["history"] for stage in level)
+    assert all(len(stage) >= 2 for level in report["attention"]["full"]["history"] for stage in level)
 
 
 @pytest.mark.parametrize(

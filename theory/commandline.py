@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +16,29 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def guarded(work: Callable[[], int], full: str, interrupted: str) -> int:
+    """Do the work of a command, and turn what may go wrong into one line and an exit code.
+
+    Args:
+        work: Returns the exit code.
+        full: What to do when files can't be written.
+        interrupted: What remains when interrupted.
+
+    Returns:
+        The exit code: that of ``work``, 2 for bad input or files, 130 when interrupted.
+    """
+    try:
+        return work()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error}: {full}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"interrupted; {interrupted}", file=sys.stderr)
+        return 130
+    return 2
 
 
 def find_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import scipy
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 import theory
@@ -128,5 +128,6 @@ def write_json(path: Path, content: dict) -> None:
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors atomically, as safetensors."""
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    # Through bytes, so that the file gets the permissions of any other: safetensors' own are for the user alone.
+    partial.write_bytes(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))
     os.replace(partial, path)

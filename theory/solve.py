@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
-from theory.attention import attention_table, solve_attention, verdicts, view
+from theory.attention import attention_tables, solve_attention, verdicts, view
 from theory.calibrated import patch_schedule, published
-from theory.commandline import Parser, default_out, find_device
+from theory.commandline import Parser, default_out, find_device, guarded
 from theory.data import SOURCES, ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
@@ -112,10 +112,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--strength", type=float, default=d.strength, metavar="LAMBDA", help="strength lambda of the attention")
     p.add_argument("--beta", type=float, default=d.beta, help="inverse temperature of the attention")
     p.add_argument("--embedding", type=int, default=d.embedding, metavar="D", help="numbers in a query or key")
-    p.add_argument("--features", type=int, default=d.features, help="random features of a local function, a multiple of 4")
+    p.add_argument("--features", type=int, default=d.features, help="learned features of a patch, a multiple of 4")
     p.add_argument("--images", type=int, default=d.images, help="noisy images to solve on, per level")
     p.add_argument("--fresh", type=int, default=d.fresh, help="other noisy images, to judge solutions by")
-    p.add_argument("--iterations", type=int, default=d.iterations, help="most iterations in each of three bases")
+    p.add_argument("--iterations", type=int, default=d.iterations, help="iterations with all features, half as many with half of them")
     p.add_argument(
         "--patch-size",
         help="odd number, HEIGHTxWIDTH, a comma-separated list over equal intervals of t, a published schedule such as "
@@ -141,17 +141,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for a failed certificate, 2 for bad input, 130 when interrupted."""
     arguments = vars(parser().parse_args(argv))
-    try:
-        report = run(**arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}: free space or choose another --out; --resume keeps what is finished", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on from the last finished machine or level", file=sys.stderr)
-        return 130
+    interrupted = "the same command with --resume goes on from the last finished machine or level"
+    return guarded(lambda: _verdict(run(**arguments)), "free space or choose another --out; --resume keeps what is finished", interrupted)
+
+
+def _verdict(report: dict) -> int:
     failed = [name for name, family in report["attention"].items() if not family["certified"]]
     if failed:
         print(f"error: certificate failed: {', '.join(failed)}; raise --iterations, --images or --features", file=sys.stderr)
@@ -175,7 +169,7 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
     identity = {**asdict(task.config), "data": task.data.fingerprint, "versions": versions()}
     identity = json.loads(json.dumps(identity))  # as it will be read back
     results = ResultDirectory(out or default_out(task.config.dataset), identity, resume)
-    console = Console(stderr=True)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
     with _progress(console) as progress:
         parts = {name: _measured(name, machine, task, results, progress) for name, machine in task.machines.items()}
         solutions, certificates = solve_attention(task.plan, results, progress) if task.plan else ({}, {})
@@ -237,7 +231,8 @@ def parse_patch_size(text: str) -> PatchSize:
     try:
         sizes = [tuple(int(n) for n in part.split("x")) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--patch-size {text!r}", "sizes such as 5, 3x1 or 3,5,7", "correct the option") from None
+        expected = f"sizes such as 5, 3x1 or 3,5,7, a .json file, or one of {choices(published())}"
+        raise InputError(f"--patch-size {text!r}", expected, "correct the option") from None
     return PatchSchedule.of([size[0] if len(size) == 1 else size for size in sizes])
 
 
@@ -351,7 +346,8 @@ def _print(report: dict, task: Task, path: Path) -> None:
     console.print(f"\n[bold]{data['name']}[/bold]: {data['images']} images of {shape}, fingerprint {data['fingerprint'][:12]}\n")
     console.print(_loss_table(report))
     if report["attention"]:
-        console.print(attention_table(report))
+        for table in attention_tables(report):
+            console.print(table)
         for line in verdicts(report):
             console.print(line, highlight=False)
         console.print()

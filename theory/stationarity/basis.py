@@ -1,20 +1,16 @@
-r"""Functions of a patch: the space in which the stationarity conditions are solved.
+r"""What a patch tells: the coordinates in which the functions of a network are written.
 
-At a pixel of a class with patch ``Phi`` the basis consists of
+At a pixel of a class with patch ``Phi`` the coordinates ``u`` are, in this order and in the same place
+for every class (0 where the patch would reach outside the image):
 
-- ``1``, the central pixel, and ``Phi`` projected on the principal directions of the clean patches
-  (noise orthogonal to these says nothing about them);
-- the ELS solution, in the prediction type that is solved for;
-- the patch posterior ``E[psi | Phi]``, where ``psi`` is the clean patch's principal components and
-  the cluster it belongs to. With at most `CLUSTERS` distinct clean patches the clusters are these
-  patches, and their posterior is all there is to know;
-- random features ``tanh(a . E[psi | Phi] + b)`` of that posterior, as many as asked for; the first
-  ones do not depend on how many follow, so that bases of growing size are nested.
+- the posterior mean of the clean patch, ``E[Phi_0 | Phi]``;
+- ``Phi`` itself, projected on the principal directions of the clean patches (noise orthogonal to these says
+  nothing about them) and scaled to variance 1 along each;
+- the posterior of the cluster the clean patch belongs to. With at most `CLUSTERS` distinct clean patches the
+  clusters are these patches, and their posterior is all there is to know.
 
-All but the linear functions are bounded, wherever ``Phi`` lies: nothing explodes outside the
-training support. Random features of ``Phi`` itself were tried and are far worse (at the same number,
-.92 against .84 in the loss of `full` on the toy at sigma/alpha 1.08): what a pixel can contribute
-depends on its patch through the posterior.
+Beside them stands the ELS solution, in the prediction type that is solved for. Random features of the
+coordinates (`heldout`) are never solved with; they test a solution.
 """
 
 import math
@@ -35,6 +31,7 @@ from theory.types import Float, Images
 CLUSTERS = 32
 DIRECTIONS = 24  # principal directions kept as features
 NEGLIGIBLE = 1e-9  # share of the variance below which a direction is dropped
+HELD_OUT = 16  # random features that test a solution
 DRAWN = 2**15  # patches that clusters are fitted to, where there are more
 PIECE = 2**22  # numbers in flight when features are evaluated
 PREDICTIONS = ("sample", "epsilon", "score")
@@ -64,38 +61,45 @@ def recovered(prediction: str, out: Tensor, x_t: Tensor, alpha: Tensor | float, 
 
 
 class LocalBasis:
-    """Raw basis functions of all pixels.
+    """Coordinates of all pixels.
 
     Args:
         data: The training set; its weights count.
         patch_size: Height and width of what a pixel sees.
         border: ``"zeros"`` or ``"circular"``.
-        features: Number of random features of each class.
         prediction: ``"sample"``, ``"epsilon"`` or ``"score"``.
-        seed: Seed of the random features.
+        seed: Seed of clusters and of held-out features.
         memory: Working memory in bytes.
+
+    Attributes:
+        sites: The classes of pixels.
+        order: Number of the pixel at each position; positions are in the order of the classes.
+        classes: Number of the class at each position.
+        size: Number of coordinates.
     """
 
     def __init__(
-        self,
-        data: ImageSet,
-        patch_size: Size,
-        border: str,
-        features: int,
-        prediction: str = "sample",
-        seed: int = 0,
-        memory: int = 2**29,
+        self, data: ImageSet, patch_size: Size, border: str, prediction: str = "sample", seed: int = 0, memory: int = 2**29
     ) -> None:
         height, width = data.images.shape[-2:]
         self.shape = tuple(data.images.shape[1:])
         self.prediction = check_prediction(prediction)
         self.sites = all_sites(height, width, patch_size, check_border(border))
-        self.functions = [ClassBasis(data, s, features, prediction, (seed, i), memory) for i, s in enumerate(self.sites)]
-        self.order = torch.cat([s.numbers(height, width) for s in self.sites])  # pixel of each position
+        self._parts = [Coordinates(data, s, patch_size, prediction, (seed, i), memory) for i, s in enumerate(self.sites)]
+        self.order = torch.cat([s.numbers(height, width) for s in self.sites])
+        self.classes = torch.repeat_interleave(torch.tensor([s.count for s in self.sites]))
+        self.size = self._parts[0].size
+        self._draws = torch.from_numpy(np.random.default_rng((seed, 0)).standard_normal((1 + self.size, HELD_OUT)))
 
-    def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> list[Float[Tensor, "B p F"]]:
-        """Features of every class's pixels at coefficients of shape ``(B,)``, in the dtype of ``x_t``."""
-        return [f(x_t, alpha, sigma) for f in self.functions]
+    def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> tuple[Float[Tensor, "B P I"], Float[Tensor, "B P C"]]:
+        """Coordinates and ELS at coefficients of shape ``(B,)``, in the dtype of ``x_t``."""
+        parts = [f(x_t, alpha, sigma) for f in self._parts]
+        return torch.cat([u for u, _ in parts], 1), torch.cat([els for _, els in parts], 1)
+
+    def heldout(self, u: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows k"]:
+        """Random features ``tanh(a . u + b)`` that no solution is built from."""
+        draws = self._draws.to(u)
+        return torch.tanh(u @ draws[1:] * (3 / self.size**0.5) + draws[0])
 
     def rows(self, x: Images) -> Float[Tensor, "B P C"]:
         """An image's pixels in the order of the classes."""
@@ -115,7 +119,6 @@ class Patches:
         directions: Principal directions with shape ``(d, r)``, largest variance first.
         scales: Standard deviation along each, with shape ``(r,)``.
         centre: Columns of the patch that are its central pixel.
-        centre_scale: Standard deviation of the central pixel, with shape ``(C,)``.
         clusters: Centres of clusters in coordinates along the directions, with shape ``(K, r)``.
     """
 
@@ -123,7 +126,6 @@ class Patches:
     directions: Tensor
     scales: Tensor
     centre: Tensor
-    centre_scale: Tensor
     clusters: Tensor
 
     def psi(self, projected: Float[Tensor, "n r"], centres: Float[Tensor, "n C"]) -> Float[Tensor, "n v"]:
@@ -133,27 +135,22 @@ class Patches:
         return torch.cat([centres, (projected / self.scales.to(projected))[:, :DIRECTIONS], member], 1)
 
 
-class ClassBasis:
-    """The basis functions of one class of pixels.
+class Coordinates:
+    """Coordinates and ELS of one class of pixels."""
 
-    Columns: 1, the central pixel, the projected patch, ELS, the posterior of psi, random features.
-    """
-
-    def __init__(self, data: ImageSet, sites: Sites, features: int, prediction: str, seed: tuple[int, int], memory: int) -> None:
+    def __init__(self, data: ImageSet, sites: Sites, size: Size, prediction: str, seed: tuple[int, int], memory: int) -> None:
         self.sites, self.prediction, self.memory = sites, prediction, memory
         self.channels = data.images.shape[1]
         self._data = data
         self._sources: dict[tuple, KeySource] = {}
         self.clean = self._describe(seed)
-        self.rank, known = min(DIRECTIONS, len(self.clean.scales)), len(self.clean.clusters)
-        self.els = slice(1 + self.channels + self.rank, 1 + 2 * self.channels + self.rank)
-        self.fixed = self.els.stop + self.rank + known
-        self.clusters = slice(self.fixed - known, self.fixed)
-        self.size = self.fixed + features
-        draws = torch.from_numpy(np.random.default_rng(seed).standard_normal((features, 1 + DIRECTIONS + CLUSTERS)))  # one row each: nested
-        self.bias = draws[:, 0]
-        by_component = draws[:, 1 : 1 + self.rank] / math.sqrt(max(1, self.rank))
-        self.weights = torch.cat([by_component, draws[:, 1 + DIRECTIONS : 1 + DIRECTIONS + known]], 1).T
+        self.rank = min(DIRECTIONS, len(self.clean.scales))
+        height, width = sites.block.window
+        above, left = size[0] // 2 - sites.block.above, size[1] // 2 - sites.block.left
+        places = torch.arange(self.channels * size[0] * size[1]).reshape(self.channels, *size)
+        self.inside = places[:, above : above + height, left : left + width].flatten()
+        self.whole = places.numel()
+        self.size = 2 * self.whole + CLUSTERS
 
     def _rows(self, images: Images) -> tuple[Tensor, Tensor]:
         """Clean patches and their central pixels as rows, in float64."""
@@ -174,8 +171,7 @@ class ClassBasis:
         directions = directions[:, kept]
         height, width = self.sites.block.window
         centre = torch.arange(self.channels) * height * width + self.sites.block.above * width + self.sites.block.left
-        spread = covariance.diagonal()[centre].clamp(min=0).sqrt()
-        return Patches(mean, directions, variances[kept].sqrt(), centre, spread, self._clusters(mean, directions, seed))
+        return Patches(mean, directions, variances[kept].sqrt(), centre, self._clusters(mean, directions, seed))
 
     def _clusters(self, mean: Tensor, directions: Tensor, seed: tuple[int, int]) -> Tensor:
         """Distinct clean patches if they are few, else centres of clusters of (at most `DRAWN`) patches."""
@@ -205,30 +201,32 @@ class ClassBasis:
             self._sources[key] = stored(source) if source.numbers * 8 <= self.memory / 4 else source
         return self._sources[key]
 
-    def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> Float[Tensor, "B p F"]:
-        """All features, with shape ``(B, pixels, size)``."""
+    def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> tuple[Float[Tensor, "B p I"], Float[Tensor, "B p C"]]:
+        """Coordinates and ELS of all pixels of the class."""
         count = max(1, PIECE // (self.sites.count * self.size))
         pieces = zip(x_t.split(count), alpha.split(count), sigma.split(count), strict=True)
-        return torch.cat([self._features(*piece) for piece in pieces])
+        coordinates, els = zip(*(self._evaluate(*piece) for piece in pieces), strict=True)
+        return torch.cat(coordinates), torch.cat(els)
 
-    def _features(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def _evaluate(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         clean = Patches(*(x.to(x_t.device) for x in vars(self.clean).values()))
         a, s = (c.double().reshape(-1, 1, 1) for c in (alpha, sigma))
         patches = self.sites.patches(x_t.double())
         batch, count, _ = patches.shape
         pixel = patches[..., clean.centre]
-        patches = patches - a * clean.mean
-        projected = patches @ clean.directions
+        projected = (patches - a * clean.mean) @ clean.directions
         coefficients = (c.double().repeat_interleave(count) for c in (alpha, sigma))
         queries = projected.reshape(1, batch * count, -1)
         state = summation("stream")(queries, *coefficients, self.source(x_t), self.memory // 2)
-        els, psi = state.mean.reshape(batch, count, -1).tensor_split([self.channels], -1)
-        columns = [
-            torch.ones_like(pixel[..., :1]),
-            patches[..., clean.centre] / torch.sqrt((a * clean.centre_scale) ** 2 + s**2),
-            (projected / torch.sqrt((a * clean.scales) ** 2 + s**2))[..., : self.rank],
-            predicted(self.prediction, els, pixel, a, s),
-            psi,
-        ]
-        random = torch.tanh(psi.to(x_t) @ self.weights.to(x_t) + self.bias.to(x_t))
-        return torch.cat([*(c.to(x_t) for c in columns), random], -1)
+        ends = [self.channels, self.channels + self.rank]
+        els, components, clusters = state.mean.double().reshape(batch, count, -1).tensor_split(ends, -1)
+        directions = clean.directions[:, : self.rank]
+        seen = (projected / torch.sqrt((a * clean.scales) ** 2 + s**2))[..., : self.rank]
+        mean, directions, components, seen = (x.to(x_t) for x in (clean.mean, directions, components * clean.scales[: self.rank], seen))
+        spread = x_t.new_zeros(self.rank, self.whole)
+        spread[:, self.inside] = directions.T
+        centre = x_t.new_zeros(self.whole)
+        centre[self.inside] = mean
+        unused = x_t.new_zeros(batch, count, CLUSTERS - clusters.shape[-1])
+        out = torch.cat([centre + components @ spread, seen @ spread, clusters.to(x_t), unused], -1)
+        return out, predicted(self.prediction, els, pixel, a, s).to(x_t)

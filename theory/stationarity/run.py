@@ -4,23 +4,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from theory.data.imageset import ImageSet
 from theory.errors import InputError
 from theory.machines import Ideal
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import PatchSchedule, PatchSize, Size
-from theory.stationarity.basis import LocalBasis, check_prediction
+from theory.stationarity.basis import LocalBasis
 from theory.stationarity.families import DEFAULT, Family
+from theory.stationarity.learned import Point
 from theory.stationarity.level import Level, make_level
 from theory.stationarity.solution import MEMORY, Setting, SolvedScore
 from theory.stationarity.solver import STAGES, Options, Solved, before, outwards, solve_level, with_parents
 
 SEED = 1000  # far from the seeds of other draws
 DEFAULTS = Options()
-Report = Callable[[int, str, int, float], None]  # level, family, basis, loss
-Found = dict[str, list[list[Tensor]]]  # raw coefficients of each family in the nested bases
+Report = Callable[[int, str, int, float], None]  # level, family, stage, loss
+Found = dict[str, list[Point]]  # the stages of each family
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,12 @@ class Plan:
     memory: int = MEMORY
 
     def __post_init__(self) -> None:
-        check_prediction(self.options.prediction)
+        if isinstance(self.names, str):
+            raise InputError(f"families {self.names!r}", "a tuple of names", f"pass ({self.names!r},)")
         if not self.names or not self.times:
             raise InputError("no family or no noise level", "at least one of each", "name them")
+        if self.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"dtype {self.dtype}", "torch.float32 or torch.float64", "choose one of these")
         with_parents(self.names)
 
     @property
@@ -69,11 +72,11 @@ class Plan:
         """Solve the levels that are not saved yet.
 
         Args:
-            saved: The raw coefficients of a level, or None where it is still to be solved.
-            report: Told level, family, basis and loss after every evaluation.
+            saved: What was found at a level, or None where it is still to be solved.
+            report: Told level, family, stage and watched loss on the way.
 
         Yields:
-            Number and solutions of each newly solved level. Their coefficients must be known to
+            Number and solutions of each newly solved level. They must be known to
             ``saved`` when the next one is asked for.
         """
         make = None
@@ -82,7 +85,7 @@ class Plan:
                 continue
             make = make or self._maker()
             near = before(self.order, place, list(self.times))
-            neighbour = None if near is None else {name: stages[-1] for name, stages in saved(near).items()}
+            neighbour = None if near is None else saved(near)
 
             def told(name: str, stage: int, loss: float, at: int = number) -> None:
                 report(at, name, stage, loss)
@@ -92,17 +95,16 @@ class Plan:
     def _maker(self) -> Callable[[float], Level]:
         """What prepares a level: basis and exact targets are made once."""
         o = self.options
-        basis = LocalBasis(self.data, self.patch_size, self.border, o.blocks[-1], o.prediction, o.seed, self.memory)
+        basis = LocalBasis(self.data, self.patch_size, self.border, o.prediction, o.seed, self.memory)
         ideal = Ideal(self.data, self.schedule, memory=self.memory)
-        options = {"images": o.images, "watch": o.images // 4, "fresh": o.fresh, "blocks": o.blocks, "seed": o.seed + SEED}
+        options = {"images": o.images, "watch": o.watch, "fresh": o.fresh, "seed": o.seed + SEED}
         return lambda t: make_level(basis, self.data, self.schedule, ideal, t, **options, dtype=self.dtype, device=self.device)
 
     def solution(self, name: str, found: list[Found], certificates: list[dict], stage: int = STAGES - 1) -> SolvedScore:
-        """The solved score of a family, from its coefficients at all levels; ``stage`` chooses one of the nested bases."""
+        """The solved score of a family, from what was found at all levels; ``stage`` chooses how far enriched."""
         setting = Setting(name, list(self.times), self.patch_size, self.border, self.schedule.name, self.options)
-        held_out = self.options.blocks[-1] - self.options.features
-        coefficients = [[m[: len(m) - held_out].cpu() for m in level[name][stage]] for level in found]
-        return SolvedScore(self.data, setting, coefficients, certificates, self.schedule, self.memory)
+        points = [Point.of(level[name][stage].tensors()) for level in found]
+        return SolvedScore(self.data, setting, points, certificates, self.schedule, self.memory)
 
 
 def solve(
@@ -128,7 +130,7 @@ def solve(
         times: Noise levels; by default 8 over equal intervals of t.
         patch_size: What a pixel sees (one size); the data set's own by default.
         border, options, dtype, device, memory: As in `Plan`.
-        report: Told level, family, basis and loss after every evaluation.
+        report: Told level, family, stage and watched loss on the way.
 
     Returns:
         A denoiser for each family, with its certificates; see ``certified``.
@@ -137,13 +139,13 @@ def solve(
         InputError: If an argument is not fit to use.
     """
     plan = Plan(
-        data, schedule or CosineSchedule(), tuple(families), times or tuple((i + 0.5) / 8 for i in range(8)),
+        data, schedule or CosineSchedule(), families, tuple((i + 0.5) / 8 for i in range(8)) if times is None else tuple(times),
         one_size(patch_size or data.patch_size), border, options or DEFAULTS, dtype, device, memory,
     )  # fmt: skip
     found: dict[int, Found] = {}
     certificates: dict[int, dict[str, dict]] = {}
     for number, solved in plan.levels(found.get, report):
-        found[number] = {name: s.raw for name, s in solved.items()}
+        found[number] = {name: s.stages for name, s in solved.items()}
         certificates[number] = {name: s.certificate.asdict() for name, s in solved.items()}
     levels = range(len(plan.times))
     return {f.name: plan.solution(f.name, [found[i] for i in levels], [certificates[i][f.name] for i in levels]) for f in plan.families}
@@ -153,5 +155,6 @@ def one_size(patch_size: PatchSize) -> Size:
     """The size of a constant patch: an attention network has one receptive field."""
     sizes = PatchSchedule.of(patch_size).sizes
     if len(sizes) > 1:
-        raise InputError(f"{len(sizes)} patch sizes for an attention network", "one", "give one patch size, or solve without families")
+        remedy = "give one patch size, or solve for no family (--families without names)"
+        raise InputError(f"{len(sizes)} patch sizes for an attention network", "one", remedy)
     return sizes[0]

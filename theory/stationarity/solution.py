@@ -1,7 +1,7 @@
 r"""A solved attention score as a denoiser over all times, saved and loaded.
 
-Solutions exist at some noise levels. A function of a level is known by its coefficients in the raw
-basis, which is defined at every time; between two levels the posterior means of both, each evaluated
+Solutions exist at some noise levels. The functions of a level are functions of what a patch tells
+(`theory.stationarity.basis`), which is defined at every time; between two levels the posterior means of both, each evaluated
 at the actual time, are mixed linearly in ``log(sigma_t / alpha_t)``, and outside the solved range the
 nearest level's is used. At a level itself this is the solution.
 """
@@ -23,13 +23,15 @@ from theory.noise import Schedule, schedule
 from theory.patches import Size
 from theory.results import versions, write_json, write_tensors
 from theory.stationarity.basis import LocalBasis, recovered
-from theory.stationarity.equations import Head, Roles, forward
+from theory.stationarity.equations import Head, forward
 from theory.stationarity.families import Family, family
+from theory.stationarity.learned import Draws, Model, Net, Point
 from theory.stationarity.solver import Options
 from theory.types import BatchLabels, Float, Images, Times
 
-FORMAT = "theory.stationarity/1"
+FORMAT = "theory.stationarity/2"
 MEMORY = 2**29  # bytes
+NAMES = (*Net._fields, "coefficients")  # tensors of a level
 
 
 class Split(NamedTuple):
@@ -68,7 +70,7 @@ class SolvedScore(Denoiser):
     Args:
         data: The training set it was solved for.
         setting: What was solved.
-        coefficients: Raw coefficients of each level and class, with shape ``(F, width)``.
+        points: The solution at each level.
         certificates: The certificate of each level, as JSON values.
         noise: The noise schedule, where it is not the one of that name with its default parameters.
         memory: Working memory in bytes.
@@ -78,21 +80,20 @@ class SolvedScore(Denoiser):
         self,
         data: ImageSet,
         setting: Setting,
-        coefficients: list[list[Tensor]],
+        points: list[Point],
         certificates: list[dict],
         noise: Schedule | None = None,
         memory: int = MEMORY,
     ) -> None:
-        self.data, self.setting, self.coefficients, self.certificates = data, setting, coefficients, certificates
+        self.data, self.setting, self.points, self.certificates = data, setting, points, certificates
         self.schedule = noise or schedule(setting.schedule)
         self.family: Family = family(setting.family)
         self.memory = memory
         options = setting.options
-        self.basis = LocalBasis(data, setting.patch_size, setting.border, options.features, options.prediction, options.seed, memory)
+        self.basis = LocalBasis(data, setting.patch_size, setting.border, options.prediction, options.seed, memory)
         alpha, sigma = self.schedule(torch.tensor(setting.times, dtype=torch.float64))
         self._ratios = (sigma / alpha).log()
-        channels = data.images.shape[1]
-        self._widths = [self.family.width(f, channels, options.embedding) for f in self.family.functions]
+        self._model = Model(self.family, setting.head, self.basis.classes, data.images.shape[1], options.embedding)
 
     @property
     def certified(self) -> bool:
@@ -150,16 +151,16 @@ class SolvedScore(Denoiser):
         return order[lower], order[upper], share
 
     def _part(self, x_t: Images, alpha: Tensor, sigma: Tensor, pair: list[int], share: Tensor, attention: bool) -> tuple:
-        features = self.basis(x_t, alpha, sigma)
+        u, els = self.basis(x_t, alpha, sigma)
+        draws = Draws(u, els, els)
         rows, a, s = self.basis.rows(x_t).double(), alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
         local = context = between = 0.0
         weights = {pair[1]: share} if pair[0] == pair[1] else {pair[0]: 1 - share, pair[1]: share}
         for level, weight in weights.items():
-            roles, head = self._roles(level, features), self.setting.head
-            output = forward(roles, head)
+            roles = self._model.roles(self.points[level].to(u), draws)
+            output = forward(roles, self.setting.head)
             weight = weight.reshape(-1, 1, 1)
-            own = recovered(self.setting.options.prediction, roles.h, rows, a, s)
-            mean = recovered(self.setting.options.prediction, output.out, rows, a, s)
+            own, mean = (recovered(self.setting.options.prediction, x.double(), rows, a, s) for x in (roles.h, output.out))
             local, context = local + weight * own, context + weight * (mean - own)
             if attention:
                 between = between + weight * output.alpha
@@ -167,11 +168,6 @@ class SolvedScore(Denoiser):
             back = self.basis.order.argsort().to(x_t.device)
             between = between[:, back][:, :, back].to(x_t)
         return self.basis.image(local).to(x_t), self.basis.image(context).to(x_t), between if attention else None
-
-    def _roles(self, level: int, features: list[Tensor]) -> Roles:
-        # In float64: coefficients of nearly dependent functions are large and cancel.
-        parts = [f.double() @ c.to(f.device) for f, c in zip(features, self.coefficients[level], strict=True)]
-        return self.family.roles(dict(zip(self.family.functions, torch.cat(parts, 1).split(self._widths, -1), strict=True)))
 
     def _check(self, x_t: Tensor) -> None:
         expected = tuple(self.data.images.shape[1:])
@@ -186,7 +182,7 @@ class SolvedScore(Denoiser):
         """Write ``path.safetensors`` and then ``path.json``, each atomically."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {f"{i}.{j}": m for i, level in enumerate(self.coefficients) for j, m in enumerate(level)}
+        tensors = {f"{i}.{name}": x for i, point in enumerate(self.points) for name, x in point.tensors().items()}
         write_tensors(path.with_name(path.name + ".safetensors"), tensors)
         content = {
             "format": FORMAT,
@@ -217,8 +213,7 @@ class SolvedScore(Denoiser):
             tensors = load_file(path.with_name(path.name + ".safetensors"))
             fields = content["setting"]
             setting = Setting(**{**fields, "patch_size": tuple(fields["patch_size"]), "options": Options(**fields["options"])})
-            classes = max(int(name.split(".")[1]) for name in tensors) + 1
-            coefficients = [[tensors[f"{i}.{j}"] for j in range(classes)] for i in range(len(setting.times))]
+            points = [Point.of({name: tensors[f"{i}.{name}"] for name in NAMES}) for i in range(len(setting.times))]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise InputError(
                 f"solution {path} ({type(error).__name__})", "the files a solver saved, whole", "solve again, or correct the path"
@@ -229,4 +224,4 @@ class SolvedScore(Denoiser):
                 "the training set it was solved for",
                 "load that data set",
             )
-        return cls(data, setting, coefficients, content["certificates"], noise, memory)
+        return cls(data, setting, points, content["certificates"], noise, memory)

@@ -1,43 +1,37 @@
 r"""Solving the stationarity conditions: one noise level after another, one family after another.
 
-At a level, a family is solved in three nested bases of ``n``, ``2n`` and ``4n`` random features, on as
-many images in proportion. Each solve starts from the best of what is known: its own solution in the
-smaller basis, its solution at the neighbouring noise level, the solutions of the families it contains,
-and at the first level several random starts. The first level is the one with sigma/alpha nearest 1,
-where attention has most to say; the others follow outwards.
-
-The ridge ``ridge * s * ||theta||^2`` fixes the gauge of queries and keys, whose scale and rotation the loss
-does not feel, and keeps functions from fitting the noise of a few images. Its scale ``s = E[l^2] / E[l]``,
-with ``l`` the ELS loss of an image, makes it mean the same for every prediction type, and grows relative to
-the loss where only rare images have any: with little to learn from, the solution stays close to ELS.
-Families with values of their own, and so twice as many coefficients, get twice the ridge.
+At a level, a family is solved in three stages, with a quarter, a half and all of its features and iterations
+(`theory.stationarity.learned`). A stage starts from the better of what is known, on watched images: its own
+previous stage, to which random features are added, and its solution of the same stage at the nearest solved noise
+level; with neither, from random features and queries. It ends with the best of what it saw and of the solutions of
+the families it contains. The first level is the one with sigma/alpha nearest 1, where attention has most to say;
+the others follow outwards.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from theory.errors import InputError
+from theory.errors import InputError, choices
 from theory.noise import Schedule
+from theory.stationarity.basis import PREDICTIONS
 from theory.stationarity.certificate import Certificate, certify
-from theory.stationarity.equations import Head, Roles, printed, variation
-from theory.stationarity.families import FAMILIES, SOFT, Family, family
-from theory.stationarity.galerkin import Galerkin, flattened, padded
+from theory.stationarity.equations import Head, Output, Roles, printed, variation
+from theory.stationarity.families import FAMILIES, Family, family
+from theory.stationarity.galerkin import Galerkin
+from theory.stationarity.learned import Draws, Model, Point, learn
 from theory.stationarity.level import Level
-from theory.stationarity.optimise import ROUND, least_squares, quasi_newton
+from theory.stationarity.optimise import least_squares
 
-STAGES = 3  # bases of n, 2n and 4n random features
-HELD_OUT = 16  # random features the solver never sees
+STAGES = 3  # with a quarter, a half and all of the features and iterations
+FIRST = 3  # times the steps where nothing is known
 SHARPER = (2.0, 8.0)  # inverse temperatures on the way to the argmax
-RAMP = (0.25, 0.5, 0.75)  # strengths on the way from ELS
+RIDGE = 1e-4  # of the target's variance: weight of squared values, with a hard head
 NOTHING = 1e-6  # share of the target's variance that is no loss at all
-SELFISH = (4.0, 8.0, 16.0)  # lengths of queries with which pixels attend to hardly anything but their own content
-SCOUT = 20  # iterations of each random start
-FREE = 2  # times the ridge and the patience, for families with values of their own: twice the functions to fit to noise,
-# and a solution of `identity` to leave first
+EXACT = 4000  # images for least squares and for the printed equation
 
 
 @dataclass(frozen=True)
@@ -50,50 +44,48 @@ class Options:
         strength: Strength ``lambda`` of the attention.
         beta: Inverse temperature of the attention.
         embedding: Numbers ``d`` in a query or key of the families where it is free.
-        features: Random features of the largest basis, a multiple of 4.
-        images: Noisy images to solve on; a quarter as many others are watched, to stop in time.
+        features: Learned features of a patch, a multiple of 4.
+        iterations: Steps of Adam with all features; half as many with half of them, and a quarter with a quarter. Three
+            times as many at the first level.
+        images: Noisy images to solve on; an eighth as many others (at least 500) are watched, to choose the best.
         fresh: Noisy images to judge by.
-        iterations: Most iterations in each basis.
-        starts: Random starts at the first level.
-        ridge: Weight of the squared coefficients, relative to the ELS loss of an image; double where values are free.
-        tolerance: Ten iterations that lower the loss by less than this share of the ELS loss are no progress.
         seed: Seed of everything random.
     """
 
     prediction: str = "sample"
     strength: float = 1.0
     beta: float = 1.0
-    embedding: int = 8
+    embedding: int = 32
     features: int = 64
-    images: int = 4500
+    iterations: int = 400
+    images: int = 12000
     fresh: int = 3000
-    iterations: int = 100
-    starts: int = 4
-    ridge: float = 1e-3
-    tolerance: float = 5e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value, kind = getattr(self, f.name), {int: int, float: (int, float), str: str}[f.type]
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(f"{f.name} {value!r}", f"a value of type {f.type.__name__}", "correct the option")
         checks = (
+            ("prediction", self.prediction in PREDICTIONS, choices(PREDICTIONS)),
             ("features", self.features >= 4 and self.features % 4 == 0, "a positive multiple of 4"),
+            ("iterations", self.iterations >= 1, "at least 1"),
             ("images", self.images >= 100, "at least 100"),
             ("fresh", self.fresh >= 100, "at least 100"),
-            ("iterations", self.iterations >= 1, "at least 1"),
-            ("starts", self.starts >= 1, "at least 1"),
             ("embedding", self.embedding >= 1, "at least 1"),
             ("beta", 0 < self.beta < float("inf"), "a positive number"),
             ("strength", abs(self.strength) < float("inf"), "a finite number"),
-            ("ridge", 0 <= self.ridge < float("inf"), "0 or a positive number"),
-            ("tolerance", 0 <= self.tolerance < float("inf"), "0 or a positive number"),
+            ("seed", self.seed >= 0, "0 or more"),
         )
         for name, fit, expected in checks:
             if not fit:
-                raise InputError(f"{name} {getattr(self, name)}", expected, "correct the option")
+                raise InputError(f"{name} {getattr(self, name)!r}", expected, "correct the option")
 
     @property
-    def blocks(self) -> list[int]:
-        """Random features in the nested bases; the last holds those never solved with."""
-        return [self.features // 4, self.features // 2, self.features, self.features + HELD_OUT]
+    def watch(self) -> int:
+        """Images watched."""
+        return max(500, self.images // 8)
 
 
 @dataclass(frozen=True)
@@ -101,27 +93,22 @@ class Solved:
     """A family at one level.
 
     Attributes:
-        raw: Coefficients of the raw features of each class, functions side by side, with shape ``(F, width)``,
-            in each of the nested bases.
+        stages: The solution with a quarter, a half and all of the features and iterations.
         certificate: How far to trust the last.
-        stages: The same in whitened functions, relative to ELS.
-        printed: For the literal family, how far the printed and the exact condition are from zero (`printed_gap`).
+        printed: For the literal family, how much the printed equation misses (`printed_gap`).
     """
 
-    raw: list[list[Tensor]]
+    stages: list[Point] = field(repr=False)
     certificate: Certificate
-    stages: list[list[Tensor]] = field(repr=False)
-    printed: tuple[float, float] | None = None
+    printed: float | None = None
 
 
 def with_parents(names: tuple[str, ...]) -> list[Family]:
     """Families in the order they are solved, with those they start from.
 
-    A hard family starts from its soft one, and one with free values from `identity`: from random starts alone
-    it stays near ELS, behind a plateau.
+    A hard family starts from its soft one.
     """
-    soft = {family(name).name.removeprefix("top1_") for name in names}
-    wanted = soft | set(names) | ({"identity"} if soft & {f.name for f in SOFT if f.free} else set())
+    wanted = {family(name).name for name in names} | {name.removeprefix("top1_") for name in names}
     return [f for f in FAMILIES.values() if f.name in wanted]
 
 
@@ -143,7 +130,7 @@ def solve_level(
     level: Level,
     families: list[Family],
     options: Options,
-    neighbour: dict[str, list[Tensor]] | None = None,
+    neighbour: dict[str, list[Point]] | None = None,
     report: Callable[[str, int, float], None] = lambda family, stage, loss: None,
 ) -> Iterator[tuple[str, Solved]]:
     """Solve families at a level, in order.
@@ -152,8 +139,8 @@ def solve_level(
         level: The level.
         families: As given by `with_parents`.
         options: How to solve.
-        neighbour: Raw coefficients of each family at a level nearby.
-        report: Told family, basis and loss after every evaluation.
+        neighbour: The stages of each family at a level nearby.
+        report: Told family, stage and watched loss on the way.
 
     Yields:
         Each family's name and solution.
@@ -169,209 +156,141 @@ class _Work:
     """The solve of one family at one level."""
 
     def __init__(self, level, chosen, options, found, neighbour, report) -> None:
-        self.level, self.family, self.options, self.found, self.neighbour = level, chosen, options, found, neighbour
-        self.report = report
+        self.level, self.family, self.options, self.found, self.report = level, chosen, options, found, report
+        self.like = level.train.els
+        self.neighbour = None if neighbour is None else [p.to(self.like) for p in neighbour]
+        self.model = self.of(chosen)
+        self.scale = level.train_els_loss + NOTHING * level.variance
+        self.rng = np.random.default_rng((options.seed, list(FAMILIES).index(chosen.name)))
 
-    def head(self, **changes) -> Head:
-        return Head(self.options.strength, self.options.beta, self.family.hard)._replace(**changes)
-
-    def problem(self, stage: int, head: Head | None = None) -> Galerkin:
-        """The Galerkin problem in one of the nested bases, with images in proportion."""
-        sample = self.level.train[stage]
-        ridge = self.options.ridge * self.level.scale * (FREE if self.family.free else 1)
-        return Galerkin(self.family, head or self.head(), sample, self.level.columns[stage], self.options.embedding, ridge)
+    def of(self, chosen: Family) -> Model:
+        head = Head(self.options.strength, self.options.beta, chosen.hard)
+        return Model(chosen, head, self.level.classes, self.like.shape[-1], self.options.embedding)
 
     def solve(self) -> Solved:
-        stages, history, still = [], [], False
+        stages, history = [], []
         for stage in range(STAGES):
-            problem = self.problem(stage)
-            theta = self.best(problem, self.candidates(problem, stage, stages))
-            theta, losses, still = self.descend(problem, theta, stage, self.options.iterations)
+            share = 2 ** (STAGES - 1 - stage)
+            start = self.best(self.starts(stage, stages, self.options.features // share))
+            steps = -(-self.iterations // share)
+            point, losses = self.learned(self.model, start, steps, stage)
+            stages.append(self.best([point, *self.contained(stage)]))
             history.append(losses)
-            stages.append([m.clone() for m in problem.matrices(theta)])
-        return self.finished(stages, history, still)
+        return self.finished(stages, history)
 
-    def best(self, problem: Galerkin, candidates: list[Tensor]) -> Tensor:
-        """The candidate with the lowest loss on the watched images."""
-        watched = problem.on(self.level.watch)
-        return min(candidates, key=lambda c: float(watched.losses(c).double().mean()))
+    @property
+    def iterations(self) -> int:
+        """Iterations of the last stage. Without attention the start is the solution: ELS."""
+        if not self.options.strength:
+            return 0
+        return self.options.iterations * (FIRST if self.neighbour is None else 1)
 
-    def descend(self, problem: Galerkin, theta: Tensor, stage: int, iterations: int) -> tuple[Tensor, list[float], bool]:
-        tolerance = self.options.tolerance * self.level.train_els_loss + NOTHING * self.level.variance
+    def learned(self, model: Model, start: Point, steps: int, stage: int) -> tuple[Point, list[float]]:
+        level = self.level
         report = lambda loss: self.report(self.family.name, stage, loss)  # noqa: E731
-        patience = FREE if self.family.free else 1
-        return quasi_newton(problem, theta, iterations, tolerance, problem.on(self.level.watch), report, patience)
+        return learn(model, start, level.train, level.watch, steps, self.scale, level.unit, self.rng, report)
 
-    def finished(self, stages: list[list[Tensor]], history: list[list[float]], still: bool) -> Solved:
-        contained = {name: self.found[name].certificate.losses for name in self.family.contains if name in self.found}
-        problems = [self.problem(stage) for stage in range(STAGES)]
-        certificate = certify(self.level, problems, stages, history, still, contained)
-        raw = [self.level.raw(self.absolute(matrices, self.family, +1)) for matrices in stages]
-        gap = printed_gap(problems[-1], flattened(stages[-1])) if self.family.name == "literal" else None
-        return Solved(raw, certificate, stages, gap)
-
-    def absolute(self, matrices: list[Tensor], chosen: Family, sign: int) -> list[Tensor]:
-        """Coefficients with the ELS offset of ``h`` added (or, with sign -1, taken away)."""
-        out = []
-        for m, els in zip(matrices, self.level.els, strict=True):
-            m = m.double().clone()
-            start = self.columns(chosen)[chosen.ties.h].start
-            m[:, start : start + els.shape[1]] += sign * els[: len(m)]
-            out.append(m)
-        return out
-
-    def columns(self, chosen: Family) -> dict[str, slice]:
-        """Where the functions of a family stand side by side."""
-        place, out = 0, {}
-        for name in chosen.functions:
-            width = chosen.width(name, self.level.watch.target.shape[-1], self.options.embedding)
-            out[name] = slice(place, place + width)
-            place += width
-        return out
-
-    def candidates(self, problem: Galerkin, stage: int, stages: list[list[Tensor]]) -> list[Tensor]:
-        """Everything known that a solve could start from."""
-        flat = self.known(problem, stage, stages)
-        if self.options.strength == 0:
-            flat.append(torch.zeros(sum(problem.lengths)).to(problem.sample.target))  # ELS, the solution
-        elif self.neighbour is None and not stages and not any(c in self.found for c in self.family.contains):
-            flat += [*self.random_starts(problem), *self.ramped(problem)]
-        return flat
-
-    def known(self, problem: Galerkin, stage: int, stages: list[list[Tensor]]) -> list[Tensor]:
-        """Its own solutions in the smaller basis and at the neighbouring level, those of the families it contains, and ELS."""
-        sizes = problem.sizes
-        found = []
+    def starts(self, stage: int, stages: list[Point], width: int) -> list[Point]:
+        """What is known: its own smaller stage with room for more, and its neighbour; else something random."""
+        known = [] if self.neighbour is None else [self.neighbour[stage]]
         if stages:
-            found.append(padded(stages[-1], sizes))
-        if self.neighbour is not None:
-            found.append(self.absolute(self.level.projected(self.neighbour, sizes), self.family, -1))
-        found += [self.embedded(FAMILIES[c], self.found[c].stages[stage]) for c in self.family.contains if c in self.found]
-        if found and self.family.free:
-            found.append(self.silenced(found[-1]))
-        flat = [flattened(matrices).to(problem.sample.target) for matrices in found]
-        if not self.family.free and self.family.ties.q != self.family.ties.h:
-            flat += [self.selfish(problem, radius) for radius in SELFISH]
-        return flat
+            known.append(self.model.grown(stages[-1], width, self.rng))
+        return known or [self.model.start(self.level.basis.size, width, self.rng, self.like, self.level.unit)]
 
-    def silenced(self, matrices: list[Tensor]) -> list[Tensor]:
-        """ELS itself, with the queries and keys of a known solution."""
-        out = [m.clone() for m in matrices]
-        for name in (self.family.ties.h, self.family.ties.v):
-            for m in out:
-                m[:, self.columns(self.family)[name]] = 0
+    def best(self, candidates: list[Point]) -> Point:
+        """The one with the lowest loss on the watched images."""
+        if len(candidates) == 1:
+            return candidates[0]
+        return min(candidates, key=lambda c: float(self.model.losses(c, self.level.watch).mean()))
+
+    def contained(self, stage: int) -> list[Point]:
+        """Solutions of the families this one contains, as its own; ELS, where values can be nothing."""
+        out = [self.embedded(self.of(FAMILIES[c]), self.found[c].stages[stage]) for c in self.family.contains if c in self.found]
+        if out and self.family.free:
+            silent = out[-1].coefficients.clone()
+            silent[..., self.model.columns()[self.family.ties.v]] = 0
+            local = self.model.columns()[self.family.ties.h]
+            silent[..., local] = 0
+            silent[:, 1 : 1 + self.model.channels, local] = torch.eye(self.model.channels).to(silent)
+            out.append(Point(out[-1].net, silent))
         return out
 
-    def embedded(self, smaller: Family, matrices: list[Tensor]) -> list[Tensor]:
+    def embedded(self, smaller: Model, point: Point) -> Point:
         """A solution of a family this one contains, written as one of this family."""
-        source, played = self.columns(smaller), {}
-        for mine, theirs in zip(self.family.ties, smaller.ties, strict=True):
+        source, played = smaller.columns(), {}
+        for mine, theirs in zip(self.family.ties, smaller.family.ties, strict=True):
             played.setdefault(mine, theirs)
-        full = self.absolute(matrices, smaller, +1)
-        return self.absolute([torch.cat([m[:, source[played[f]]] for f in self.family.functions], 1) for m in full], self.family, -1)
+        return Point(point.net, torch.cat([point.coefficients[..., source[played[f]]] for f in self.family.functions], -1))
 
-    def random_starts(self, problem: Galerkin) -> Iterator[Tensor]:
-        """Short descents from queries and keys of several sizes; equal ones, so that like attends to like."""
-        for number in range(self.options.starts):
-            yield self.descend(problem, self.random_start(problem, 1.5 * 0.75**number, number), 0, SCOUT)[0]
-
-    def random_start(self, problem: Galerkin, scale: float, number: int) -> Tensor:
-        """Random queries and keys with entries of that size."""
-        rng = np.random.default_rng((self.options.seed, number))
-        parts = []
-        for size, els in zip(problem.sizes, self.level.els, strict=True):
-            embedding = torch.from_numpy(rng.standard_normal((size, self.options.embedding))) * scale / size**0.5
-            value = torch.from_numpy(rng.standard_normal((size, els.shape[1]))) * 0.1 / size**0.5
-            parts.append(torch.cat([self._start(f, embedding, value, els[:size].cpu()) for f in self.family.functions], 1))
-        return flattened(parts).to(problem.sample.target)
-
-    def selfish(self, problem: Galerkin, radius: float) -> Tensor:
-        """Near ELS, for one function of both local part and value: ``c = ELS / 2``, and each pixel attends to its own content.
-
-        Contents, as far as clusters tell them, get queries of equal length in random directions.
-        """
-        rng = np.random.default_rng(self.options.seed)
-        raw = []
-        for moments, columns in zip(self.level.moments, self.level.cluster_columns, strict=True):
-            directions = torch.from_numpy(rng.standard_normal((columns.stop - columns.start, self.options.embedding))).to(moments)
-            part = moments.new_zeros(len(moments), self.options.embedding)
-            part[columns] = radius * directions / directions.norm(dim=1, keepdim=True)
-            raw.append(part)
-        embeddings = self.level.projected(raw, problem.sizes)
-        parts = zip(embeddings, self.level.els, problem.sizes, strict=True)
-        return flattened([torch.cat([self._start(f, u, els[:s], els[:s]) for f in self.family.functions], 1) for u, els, s in parts]).to(
-            problem.sample.target
-        )
-
-    def _start(self, function: str, embedding: Tensor, value: Tensor, els: Tensor) -> Tensor:
-        ties = self.family.ties
-        if function == ties.h:
-            return -els / 2 if function == ties.v else torch.zeros_like(els)  # c = ELS / 2: a pixel also reads itself
-        return value if function == ties.v else embedding
-
-    def ramped(self, problem: Galerkin) -> Iterator[Tensor]:
-        """From ELS, with attention turned on step by step: for families without free queries."""
-        if self.family.ties.q != self.family.ties.h:
-            return
-        theta = torch.zeros(sum(problem.lengths)).to(problem.sample.target)
-        for share in RAMP:
-            weaker = self.problem(0, self.head(strength=share * self.options.strength))
-            theta = self.descend(weaker, theta, 0, SCOUT)[0]
-        yield theta
+    def finished(self, stages: list[Point], history: list[list[float]]) -> Solved:
+        contained = {name: self.found[name].certificate.losses for name in self.family.contains if name in self.found}
+        certificate = certify(self.level, self.model, stages, history, self.iterations, contained)
+        gap = printed_gap(self.model, stages[-1], self.level) if self.family.name == "literal" else None
+        return Solved(stages, certificate, gap)
 
     def harden(self) -> Solved:
         """Top-1 from the soft solution: sharper and sharper attention, then the argmax and its best values."""
-        soft = self.found[self.family.name.removeprefix("top1_")]
-        stages, history, still = [], [], False
+        soft, stages, history = self.found[self.family.name.removeprefix("top1_")], [], []
         for stage in range(STAGES):
-            theta = flattened(soft.stages[stage]).to(self.level.watch.target)
+            point, losses = soft.stages[stage], []
             for beta in SHARPER:
-                sharper = self.problem(stage, self.head(beta=beta * self.options.beta, hard=False))
-                theta = self.descend(sharper, theta, stage, ROUND)[0]
-            problem = self.problem(stage)
-            candidates = [theta, *self.known(problem, stage, stages)]
-            theta, losses = self.best_values(problem, self.best(problem, candidates), stage)
-            history.append(losses)
-            stages.append([m.clone() for m in problem.matrices(theta)])
-            still = True
-        return self.finished(stages, history, still)
+                sharper = self.model.with_head(beta=beta * self.options.beta, hard=False)
+                point, on_the_way = self.learned(sharper, point, -(-self.iterations // 2 ** (STAGES + 1 - stage)), stage)
+                losses += on_the_way
+            known = [] if self.neighbour is None else [self.neighbour[stage]]
+            start = self.best([point, *known, *self.contained(stage)])
+            point, more = self.best_values(start, stage)
+            stages.append(self.best([point, *self.contained(stage)]))
+            history.append([*losses, *more])
+        return self.finished(stages, history)
 
-    def best_values(self, problem: Galerkin, theta: Tensor, stage: int) -> tuple[Tensor, list[float]]:
+    def best_values(self, point: Point, stage: int) -> tuple[Point, list[float]]:
         """Least squares for the values with attention fixed; where values move the attention too, as far as it helps."""
-        losses = [problem.evaluate(theta)[0]]
+        judged = lambda p: float(self.model.losses(p, self.level.watch).mean())  # noqa: E731
+        losses = [judged(point)]
         moves = self.family.ties.q == self.family.ties.h
         for _ in range(5 if moves else 1):
-            goal = least_squares(problem, theta)
-            for step in (1.0, 0.5, 0.25, 0.125) if moves else (1.0,):
-                trial = theta + step * (goal - theta)
-                value = problem.evaluate(trial)[0]
+            problem = Galerkin(self.model, point, self.level.train.part(slice(EXACT)))
+            goal = least_squares(problem, problem.theta, ridge=RIDGE * self.level.variance)
+            for step in (1.0, 0.5, 0.25, 0.125):
+                trial = problem.point([a + step * (b - a) for a, b in zip(problem.theta, goal, strict=True)])
+                value = judged(trial)
                 if value < losses[-1]:
                     break
             else:
                 break
-            theta = trial
+            point = trial
             losses.append(value)
             self.report(self.family.name, stage, value)
-        return theta, losses
+        return point, losses
 
 
-def printed_gap(problem: Galerkin, theta: Tensor) -> tuple[float, float]:
-    """How far the literal family's printed and exact conditions are from zero at a point.
+def printed_gap(model: Model, point: Point, level: Level) -> float | None:
+    """How much of the force of attention the printed equation misses at a solution of the literal family.
 
-    Returns:
-        Norms of the projected printed and exact first variation, each relative to that of the local
-        term ``r_p`` alone: 0 for a condition that holds, about 1 for one whose attention terms do not
-        balance the local one at all.
+    The first variation is the local term ``r_p`` and what attention adds to it. Returned is the norm of the
+    projected difference between the printed and the exact first variation, relative to that of what attention
+    adds to the exact one: 0 if the print were right. None where attention adds nothing.
     """
+    draws = level.train.part(slice(EXACT))
+    problem, half = Galerkin(model, point, draws), len(draws.target) // 2
 
-    def norm(term) -> float:
-        return sum(float(m.double().square().sum()) for m in problem.tested(theta, term)) ** 0.5
+    def norms(draws: Draws) -> Tensor:
+        """Both terms, flat."""
+        return torch.stack([torch.cat([m.flatten() for m in problem.tested(problem.theta, term, draws)]) for term in (missed, added)])
 
     def only(z: Tensor) -> Roles:
         zero = torch.zeros_like(z)
         return Roles(z, zero, zero, zero)
 
-    local = norm(lambda roles, output, residual: only(residual))
-    as_printed = norm(lambda roles, output, residual: only(printed(roles.h, output, residual, problem.head)))
-    exact = norm(lambda roles, output, residual: variation(roles, output, residual, problem.head))
-    return as_printed / local, exact / local
+    def added(roles: Roles, output: Output, residual: Tensor) -> Roles:
+        exact = variation(roles, output, residual, model.head)
+        return Roles(exact.h - residual, *exact[1:])
+
+    def missed(roles: Roles, output: Output, residual: Tensor) -> Roles:
+        exact = sum(variation(roles, output, residual, model.head))
+        return only(printed(roles.h, output, residual, model.head) - exact)
+
+    # The product of the means of independent halves: sampling noise does not add to it.
+    wrong, attention = (norms(draws.part(slice(half))) * norms(draws.part(slice(half, 2 * half)))).sum(1).clamp(min=0).sqrt().tolist()
+    return wrong / attention if attention > NOTHING * level.variance**0.5 else None
