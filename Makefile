@@ -2,14 +2,18 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 # The main job: every machine on the toy data, into runs/toy.
 demo: $(VENV)/.installed
 	$(RUN) -m theory.solve --dataset toy --out runs/toy
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -m "not slow"
+
+# What takes more than ten seconds each: training, solving to a reference, being killed.
+test-slow: $(VENV)/.installed
+	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

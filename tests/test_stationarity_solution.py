@@ -254,6 +254,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(arguments, words,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_digits_are_solved_too(tmp_path):
     """Real data without a rule: no family unless asked for, and a certificate all the same."""
     small = ["--dataset", "digits", "--machines", "ideal", "--levels", "1", "--draws", "10", "--samples", "4", "--steps", "2"]

@@ -304,6 +304,7 @@ def level():
     return {name: s.certificate for name, s in solved.items()}
 
 
+@pytest.mark.slow
 def test_families_are_ordered_as_they_contain_each_other(level):
     chain = ["full", "identity_free", "identity"]
     for small, large in zip(chain, chain[1:], strict=False):
@@ -314,6 +315,7 @@ def test_families_are_ordered_as_they_contain_each_other(level):
     assert all(level[name].holds for name in (*chain, "literal")), {n: c.status for n, c in level.items()}
 
 
+@pytest.mark.slow
 def test_top1_is_a_feasible_point_between_els_and_its_soft_family(level):
     for name in ("identity_free", "full"):
         assert level[f"top1_{name}"].gain > -3 * level[f"top1_{name}"].gain_stderr

@@ -50,8 +50,6 @@ class Literal(nn.Module):
 class Identity(nn.Module):
     """Embeddings attend to embeddings."""
 
-    quick = ("embed",)
-
     def __init__(self, hidden: int, channels: int, embedding: int) -> None:
         super().__init__()
         self.beta = embedding**-0.5
