@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 # Okabe & Ito's colours, told apart by all readers.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 MARKERS = "osD^vP*X"
-LINES = ["-", "--", ":"]
+LINES = ["-", "--", "-."]
 PIXEL = "#CC79A7"
 GOOD, BAD = "#009E73", "#D55E00"
 COLUMNS = 12
@@ -83,7 +83,7 @@ def _losses(axes, report: dict) -> None:
                 yerr=[2 * e for e in machine["excess_stderr"]],
                 color=COLOURS[i % len(COLOURS)],
                 marker=MARKERS[i % len(MARKERS)],
-                linestyle=LINES[i // len(COLOURS) % len(LINES)],  # more models than colours: the next round has another line
+                linestyle=LINES[i % len(LINES)],  # models may coincide: both must show; and no colour repeats with the same line
                 markersize=8 - 1.5 * min(i, 3),
                 linewidth=2.4 - 0.4 * min(i, 3),
                 capsize=2,

@@ -55,7 +55,7 @@ class Identity(nn.Module):
         self.beta = embedding**-0.5
         self.embed = nn.Linear(hidden, embedding)
         self.readout = nn.Linear(embedding, channels)
-        nn.init.normal_(self.embed.weight, std=SHARP * hidden**-0.5)
+        nn.init.normal_(self.embed.weight, std=hidden**-0.5)
 
     def attention(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits, -1)
