@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=Options.iterations)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--ratios", type=float, nargs="+", help="solve at these sigma/alpha alone, and sample nothing")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="JSON to write; solutions go beside it")
     a = parser.parse_args()
     data, schedule = load(a.dataset), CosineSchedule()
     options = Options(images=a.images, features=a.features, embedding=a.embedding, iterations=a.iterations)
@@ -57,6 +57,8 @@ def main() -> None:
         shares = []
         for stage in range(0 if a.ratios else 3):
             solution = plan.solution(family.name, [found[i] for i in levels], told, stage)
+            if a.out:
+                solution.save(a.out.with_suffix("") / f"{family.name}-{stage + 1}")
             noise = initial_noise(schedule, (a.samples, *data.images.shape[1:]), 0)
             samples = DDIM(solution, 50)(noise).images
             share = Proportion.of(data.rule.consistent(samples))
