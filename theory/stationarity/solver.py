@@ -57,7 +57,7 @@ class Options:
     beta: float = 1.0
     embedding: int = 32
     features: int = 64
-    iterations: int = 400
+    iterations: int = 300
     images: int = 12000
     fresh: int = 3000
     seed: int = 0
