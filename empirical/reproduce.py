@@ -58,8 +58,6 @@ EVALUATIONS = 40  # points of a curve over the steps
 POSTER_RANDOM = 5.38  # "random" as printed there; random colours are consistent with 7.715%
 FULL_STEPS = {"toy": 30_000, "digits": 10_000}
 SMALLEST = {"toy": 60, "digits": 60}
-
-
 FULL = 0.3  # budget from which on nothing but steps, samples and draws is cut
 
 
@@ -275,7 +273,7 @@ DIGITS = {
 def digits(job: Job) -> dict:
     """Train, calibrate and compare ResNet and UNet; returns the report."""
     data = load(job.dataset)
-    full = job.scale.budget >= 0.3
+    full = job.scale.budget >= FULL
     count, effort = (200, {"levels": 10, "draws": 32}) if full else (20, {"levels": 3, "draws": 4})
     rows, curves = {}, {}
     for name in job.models:
