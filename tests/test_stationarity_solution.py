@@ -12,9 +12,11 @@ from theory import attention
 from theory import solve as command
 from theory.data import load
 from theory.errors import InputError
+from theory.machines import EquivariantLocal
 from theory.noise import CosineSchedule
 from theory.stationarity import Options, SolvedScore, solve
 from theory.stationarity.equations import Head, Roles, forward
+from theory.stationarity.learned import Point
 
 SCHEDULE = CosineSchedule()
 STRIP = load("toy:layout=strip")
@@ -24,14 +26,18 @@ QUICK = Options(images=400, fresh=400, features=8, embedding=8, iterations=40)
 
 @pytest.fixture(scope="module", params=["sample", "epsilon"])
 def solved(request) -> SolvedScore:
+    """Solved, and then moved at random, so that no level is ELS alone."""
     options = Options(**(vars(QUICK) | {"prediction": request.param}))
-    return solve(STRIP, SCHEDULE, ("full",), times=TIMES, options=options)["full"]
+    found = solve(STRIP, SCHEDULE, ("full",), times=TIMES, options=options)["full"]
+    generator = torch.Generator().manual_seed(0)
+    moved = [Point(p.net, p.coefficients + 0.2 * torch.randn(p.coefficients.shape, generator=generator)) for p in found.points]
+    return SolvedScore(STRIP, found.setting, moved, found.certificates)
 
 
 def by_hand(solved: SolvedScore, level: int, x_t: torch.Tensor, t: float) -> torch.Tensor:
     """The network of one level, written out: features, coefficients, one head, Tweedie."""
     alpha, sigma = SCHEDULE(t)
-    u, els = solved.basis(x_t, alpha.expand(len(x_t)), sigma.expand(len(x_t)))
+    u, els, _ = solved.basis(x_t, alpha.expand(len(x_t)), sigma.expand(len(x_t)))
     (first, offset, second, shift), coefficients = solved.points[level].to(u)
     classes = solved.basis.classes
     z = torch.tanh(torch.nn.functional.silu(u @ first + offset[classes]) @ second + shift[classes])
@@ -56,10 +62,23 @@ def test_between_levels_means_are_mixed_linearly_in_the_logarithm_of_noise_to_si
     assert_close(solved.denoise(x_t, t), expected, atol=1e-9)
 
 
-def test_outside_the_levels_the_nearest_one_is_used(solved):
+def test_below_the_levels_the_nearest_one_is_used(solved):
     x_t = noise((2, 3, 2, 4), seed=3)
     assert_close(solved.denoise(x_t, 0.1), by_hand(solved, 0, x_t, 0.1), atol=1e-9)
-    assert_close(solved.denoise(x_t, 1.0), by_hand(solved, 2, x_t, 1.0), rtol=1e-9)
+
+
+def test_above_the_levels_what_a_solution_adds_to_els_fades(solved):
+    """In proportion to alpha / sigma, so that no prediction type is divided by a vanishing alpha.
+
+    1e-7 at t = 1: written out, an error of rounding is divided by alpha there.
+    """
+    x_t = noise((2, 3, 2, 4), seed=3)
+    els = EquivariantLocal(STRIP, SCHEDULE, patch_size=(3, 1))
+    for t, atol in ((0.97, 1e-9), (1.0, 1e-7)):
+        last, now = (float(SCHEDULE(s)[1] / SCHEDULE(s)[0]) for s in (TIMES[-1], t))
+        added = by_hand(solved, 2, x_t, t) - els.denoise(x_t, t)
+        assert added.abs().max() > 0.1
+        assert_close(solved.denoise(x_t, t), els.denoise(x_t, t) + last / now * added, atol=atol)
 
 
 def test_one_time_for_each_image_whatever_the_batch(solved):
@@ -119,13 +138,24 @@ def damage(path, kind: str) -> None:
     elif kind == "a tensor short":
         tensors = load_file(path.with_name("full.safetensors"))
         save_file({k: v for k, v in tensors.items() if k != "0.second"}, path.with_name("full.safetensors"))
+    elif kind in ("a level short", "a certificate short", "no data"):
+        content = json.loads(path.with_name("full.json").read_text())
+        if kind == "a level short":
+            del content["setting"]["times"][0]
+        elif kind == "a certificate short":
+            del content["certificates"][0]
+        else:
+            del content["data"]
+        path.with_name("full.json").write_text(json.dumps(content))
     elif kind == "foreign":
         path.with_name("full.json").write_text('{"format": "something else"}')
     else:
         path.with_name("full.json").write_text("not json")
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "a tensor short", "foreign", "not json"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "truncated", "a tensor short", "a level short", "a certificate short", "no data", "foreign", "not json"]
+)
 def test_damaged_files_are_refused(solved, tmp_path, kind):
     solved.save(tmp_path / "full")
     damage(tmp_path / "full", kind)
@@ -149,6 +179,8 @@ def test_other_data_are_refused(solved, tmp_path):
         (lambda s: s.denoise(noise((1, 3, 2, 4)).half(), 0.5), "float16"),
         (lambda s: s.denoise(noise((2, 3, 2, 4)), torch.tensor([0.5, 0.5, 0.5])), "time t"),
         (lambda s: s.denoise(noise((1, 3, 2, 4)), 0.0), "sigma_t = 0"),
+        (lambda s: solve(STRIP, times=(0.5, 0.5)), "(0.5, 0.5)"),
+        (lambda s: solve(STRIP, times=(0.0,)), "(0.0,)"),
     ],
 )
 def test_bad_input_is_refused(solved, call, words):
@@ -198,6 +230,12 @@ def test_report_holds_every_certificate(finished):
         assert report["samples"][name]["consistency_low"] <= report["samples"][name]["consistency"]
     loaded = SolvedScore.load(finished / "attention" / "full", STRIP)
     assert [c["loss_fresh"] for c in loaded.certificates] == report["attention"]["full"]["loss_fresh"]
+
+
+def test_a_run_that_solves_nothing_leaves_no_solution_of_an_earlier_one(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    assert run(*SMALL, "--families", "--out", tmp_path / "run") == 0
+    assert not (tmp_path / "run" / "attention").exists()
 
 
 def test_interrupted_after_a_level_it_resumes_to_the_same_solution(finished, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from theory.metrics import Estimate
 from theory.noise import CosineSchedule
 from theory.stationarity import FAMILIES, Options, Plan, solve, solver
 from theory.stationarity.basis import LocalBasis, predicted, recovered
-from theory.stationarity.certificate import extrapolated
+from theory.stationarity.certificate import contains_els, extrapolated
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
 from theory.stationarity.galerkin import Galerkin, whitening
@@ -45,7 +45,9 @@ def test_els_is_the_els_machine(border):
     mean = EquivariantLocal(data, SCHEDULE, patch_size=3, border=border).denoise(x_t, t)
     for prediction in ("sample", "epsilon", "score"):
         basis = LocalBasis(data, (3, 3), border, prediction)
-        els = basis.image(basis(x_t, *coefficients(t, 6))[1])
+        told = basis(x_t, *coefficients(t, 6))
+        els = basis.image(told.els)
+        assert_close(basis.image(told.mean), mean, atol=1e-10)
         assert_close(els, predicted(prediction, mean, x_t, alpha, sigma), atol=1e-10)
         assert_close(recovered(prediction, els, x_t, alpha, sigma), mean, atol=1e-10)
 
@@ -56,7 +58,7 @@ def test_coordinates_are_the_posterior_of_the_patch():
     t = 0.5
     alpha, sigma = SCHEDULE(t)
     x_t = noise((3, 3, 2, 4), seed=1)
-    u, _ = basis(x_t, *coefficients(t, 3))
+    u, *_ = basis(x_t, *coefficients(t, 3))
     columns = torch.unique(STRIP.images.double().permute(0, 3, 1, 2).reshape(-1, 3, 2), dim=0)
     seen = x_t.permute(0, 3, 1, 2)  # image, column, channel, row
     distance = (seen[:, :, None] - alpha * columns).square().sum((-1, -2))
@@ -330,8 +332,24 @@ def test_starved_solve_says_so_and_keeps_its_history():
     assert len(certificate.history) == 3 and all(len(h) >= 2 for h in certificate.history)
 
 
+def test_a_family_with_free_values_is_never_worse_than_els_for_want_of_time():
+    """Solved alone, with next to no iterations, at a noise so low that ELS is all but exact."""
+    solved = solve(STRIP, SCHEDULE, ("full",), times=(0.05,), options=Options(**(QUICK | {"iterations": 2})))["full"]
+    (certificate,) = solved.certificates
+    assert certificate["loss_fresh"] <= certificate["els_loss"] + 1e-6
+    assert not any("above els" in f for f in certificate["failures"])
+
+
+def test_els_is_no_rival_of_tied_values_with_short_queries():
+    """That tied values contain it is shown for embeddings longer than a colour."""
+    for embedding, contained in ((3, False), (4, True)):
+        model = Model(FAMILIES["identity"], Head(), torch.zeros(1, dtype=torch.long), 3, embedding)
+        assert contains_els(model) is contained
+
+
 def test_a_loss_beyond_all_numbers_is_a_failed_certificate():
-    solved = solve(STRIP, SCHEDULE, ("full",), times=(0.5,), options=Options(**(QUICK | {"iterations": 8, "strength": 1e30})))["full"]
+    options = Options(**(QUICK | {"iterations": 8, "strength": 1e39}))  # finite, but not in float32
+    solved = solve(STRIP, SCHEDULE, ("identity",), times=(0.5,), options=options)["identity"]
     assert not solved.certified and "not finite" in solved.certificates[0]["status"]
     assert all(x is None or math.isfinite(x) for x in solved.certificates[0].values() if isinstance(x, float | None))
 

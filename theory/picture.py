@@ -30,9 +30,10 @@ STYLE = {
 }
 
 
-def title(name: str) -> str:
-    """``equivariant_local`` as a reader knows it: ``equivariant local``."""
-    return name.replace("_", " ")
+def title(name: str, report: dict | None = None) -> str:
+    """``equivariant_local`` as a reader knows it: ``equivariant local``; with a word where a certificate failed."""
+    failed = report is not None and not report["attention"].get(name, {"certified": True})["certified"]
+    return name.replace("_", " ") + (" (not certified)" if failed else "")
 
 
 def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor], view: View | None = None) -> None:
@@ -59,7 +60,7 @@ def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, m
         _shares(right, report)
         if view is not None:
             _attention(middle[0], view)
-        _gallery(bottom, samples, data, marks, columns)
+        _gallery(bottom, samples, data, marks, columns, report)
         partial = path.with_name(path.name + ".partial")
         figure.savefig(partial, dpi=150, format="png")
         plt.close(figure)
@@ -87,10 +88,10 @@ def _losses(axes, report: dict) -> None:
                 markersize=8 - 1.5 * min(i, 3),
                 linewidth=2.4 - 0.4 * min(i, 3),
                 capsize=2,
-                label=title(name),
+                label=title(name, report),
             )
     axes.set(xscale="log", xlabel=r"noise-to-signal ratio $\sigma_t / \alpha_t$", ylabel="squared error per image")
-    axes.set_title("Denoising loss above the ideal one (± 2 standard errors)")
+    axes.set_title(f"{report['data']['name']}: denoising loss above the ideal one (± 2 standard errors)")
     ticks = [r for r in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if min(ratio) <= r <= max(ratio)]
     axes.set_xticks(ticks, [f"{r:g}" for r in ticks])
     axes.minorticks_off()
@@ -117,7 +118,7 @@ def _shares(axes, report: dict) -> None:
     baseline = 100 * (report["baseline"] or 0)
     for i, (value, high) in enumerate(zip(values, bounds[1], strict=True)):
         axes.text(max(high, baseline) + 2, i, f"{value:.1f}%", va="center")
-    axes.set_yticks(range(len(names)), [title(n) for n in names])
+    axes.set_yticks(range(len(names)), [title(n, report) for n in names])
     axes.invert_yaxis()
     axes.set(xlim=(0, 118), xticks=range(0, 101, 20))
     if kind == "consistency":
@@ -152,7 +153,7 @@ def _attention(figure, view: View) -> None:
         a.set_title(name, loc="center", fontweight="normal", fontsize=9)
 
 
-def _gallery(figure, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor], columns: int) -> None:
+def _gallery(figure, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor], columns: int, report: dict) -> None:
     meaning = "consistent" if data.rule is not None else "copy of a training image"
     figure.suptitle(
         f"Samples; each column starts from the same noise  (frame: green solid = {meaning}, orange dashed = not)",
@@ -164,7 +165,7 @@ def _gallery(figure, samples: dict[str, Tensor], data: ImageSet, marks: dict[str
     for row, (name, images) in zip(grid[1:], samples.items(), strict=True):
         for axes, image, mark in zip(row, images, marks[name], strict=False):
             _image(axes, image, good=bool(mark))
-    for axes, name in zip(grid[:, 0], ["training data", *map(title, samples)], strict=True):
+    for axes, name in zip(grid[:, 0], ["training data", *(title(n, report) for n in samples)], strict=True):
         axes.set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center", labelpad=8)
 
 

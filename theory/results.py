@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy
@@ -108,6 +109,14 @@ class ResultDirectory:
         stem = self.path / PARTS / name
         write_tensors(stem.with_suffix(".safetensors"), tensors)
         write_json(stem.with_suffix(".json"), values)
+
+    def clear(self, folder: str, keep: Collection[str]) -> None:
+        """Remove what an earlier run left in a folder, but for files of these names."""
+        for file in (self.path / folder).glob("*"):
+            if file.stem not in keep:
+                file.unlink()
+        if not keep and (self.path / folder).is_dir():
+            (self.path / folder).rmdir()
 
     def finish(self, report: dict, tensors: dict[str, Tensor]) -> None:
         """Write the report and all tensors, and drop the parts."""

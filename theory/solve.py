@@ -176,6 +176,7 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
         parts |= {name: _measured(name, solution, task, results, progress) for name, solution in solutions.items()}
     report, tensors = _report(task, parts, certificates), {f"samples.{name}": part[1]["samples"] for name, part in parts.items()}
     tensors["initial_noise"] = _noise(task)
+    results.clear("attention", solutions)
     for name, solution in solutions.items():
         solution.save(results.path / "attention" / name)
     _draw(results.path, report, task, parts, solutions)

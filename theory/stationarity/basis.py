@@ -15,6 +15,7 @@ coordinates (`heldout`) are never solved with; they test a solution.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +61,20 @@ def recovered(prediction: str, out: Tensor, x_t: Tensor, alpha: Tensor | float, 
     return (x_t - sigma * epsilon) / alpha
 
 
+class Told(NamedTuple):
+    """What the patches of noisy images tell.
+
+    Attributes:
+        u: Coordinates with shape ``(B, P, I)``, in the dtype of the images.
+        els: The ELS solution as it is predicted, with shape ``(B, P, C)``, in the dtype of the images.
+        mean: The same as a posterior mean, in float64.
+    """
+
+    u: Tensor
+    els: Tensor
+    mean: Tensor
+
+
 class LocalBasis:
     """Coordinates of all pixels.
 
@@ -91,10 +106,10 @@ class LocalBasis:
         self.size = self._parts[0].size
         self._draws = torch.from_numpy(np.random.default_rng((seed, 0)).standard_normal((1 + self.size, HELD_OUT)))
 
-    def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> tuple[Float[Tensor, "B P I"], Float[Tensor, "B P C"]]:
-        """Coordinates and ELS at coefficients of shape ``(B,)``, in the dtype of ``x_t``."""
+    def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> Told:
+        """What patches tell at coefficients of shape ``(B,)``."""
         parts = [f(x_t, alpha, sigma) for f in self._parts]
-        return torch.cat([u for u, _ in parts], 1), torch.cat([els for _, els in parts], 1)
+        return Told(*(torch.cat(field, 1) for field in zip(*parts, strict=True)))
 
     def heldout(self, u: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows k"]:
         """Random features ``tanh(a . u + b)`` that no solution is built from."""
@@ -201,14 +216,13 @@ class Coordinates:
             self._sources[key] = stored(source) if source.numbers * 8 <= self.memory / 4 else source
         return self._sources[key]
 
-    def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> tuple[Float[Tensor, "B p I"], Float[Tensor, "B p C"]]:
-        """Coordinates and ELS of all pixels of the class."""
+    def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> Told:
+        """What patches tell at the pixels of the class."""
         count = max(1, PIECE // (self.sites.count * self.size))
         pieces = zip(x_t.split(count), alpha.split(count), sigma.split(count), strict=True)
-        coordinates, els = zip(*(self._evaluate(*piece) for piece in pieces), strict=True)
-        return torch.cat(coordinates), torch.cat(els)
+        return Told(*(torch.cat(field) for field in zip(*(self._evaluate(*piece) for piece in pieces), strict=True)))
 
-    def _evaluate(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> Told:
         clean = Patches(*(x.to(x_t.device) for x in vars(self.clean).values()))
         a, s = (c.double().reshape(-1, 1, 1) for c in (alpha, sigma))
         patches = self.sites.patches(x_t.double())
@@ -229,4 +243,4 @@ class Coordinates:
         centre[self.inside] = mean
         unused = x_t.new_zeros(batch, count, CLUSTERS - clusters.shape[-1])
         out = torch.cat([centre + components @ spread, seen @ spread, clusters.to(x_t), unused], -1)
-        return out, predicted(self.prediction, els, pixel, a, s).to(x_t)
+        return Told(out, predicted(self.prediction, els, pixel, a, s).to(x_t), els)

@@ -133,8 +133,13 @@ def certify(
 
 
 def contains_els(model: Model) -> bool:
-    """Whether the family has ELS in its closure: with tied values a pixel that reads itself must not cancel its own local part."""
-    return "els" in model.family.contains and not (model.family.ties.h == model.family.ties.v and model.head.strength == -1)
+    """Whether the family has ELS in its closure.
+
+    With tied values a pixel must be able to read itself alone, which is shown for embeddings longer than a
+    colour, and must not cancel its own local part by doing so.
+    """
+    tied = model.family.ties.h == model.family.ties.v
+    return "els" in model.family.contains and not (tied and (model.head.strength == -1 or model.embedding <= model.channels))
 
 
 def extrapolated(losses: list[Tensor]) -> tuple[float | None, float | None]:

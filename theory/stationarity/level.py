@@ -93,7 +93,7 @@ def make_level(
     draws = []
     for part in noisy.x_t.to(dtype).split(BATCH):
         coefficients = (torch.full((len(part),), c, dtype=torch.float64, device=device) for c in (alpha, sigma))
-        u, els = basis(part, *coefficients)
+        u, els, _ = basis(part, *coefficients)
         target = predicted(basis.prediction, ideal.denoise(part, t).double(), part.double(), alpha, sigma)
         draws.append((u, els, basis.rows(target).to(dtype)))
     together = Draws(*(torch.cat(x) for x in zip(*draws, strict=True)))

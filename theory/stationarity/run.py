@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import UnionType
 
 import torch
 
@@ -50,10 +51,15 @@ class Plan:
     memory: int = MEMORY
 
     def __post_init__(self) -> None:
+        _require(self.data, ImageSet, "theory.data.load gives one")
+        _require(self.schedule, Schedule, "theory.noise.schedule gives one")
+        _require(self.options, Options, "pass Options(...)")
         if isinstance(self.names, str):
             raise InputError(f"families {self.names!r}", "a tuple of names", f"pass ({self.names!r},)")
         if not self.names or not self.times:
             raise InputError("no family or no noise level", "at least one of each", "name them")
+        if len(set(self.times)) < len(self.times) or not all(isinstance(t, float | int) and 0 < t <= 1 for t in self.times):
+            raise InputError(f"times {self.times}", "distinct numbers in (0, 1]", "correct the times")
         if self.dtype not in (torch.float32, torch.float64):
             raise InputError(f"dtype {self.dtype}", "torch.float32 or torch.float64", "choose one of these")
         with_parents(self.names)
@@ -138,9 +144,12 @@ def solve(
     Raises:
         InputError: If an argument is not fit to use.
     """
+    _require(data, ImageSet, "theory.data.load gives one")
+    times = tuple((i + 0.5) / 8 for i in range(8)) if times is None else times
+    _require(times, tuple | list, "pass (0.5,) for one level")
+    size = one_size(patch_size or data.patch_size)
     plan = Plan(
-        data, schedule or CosineSchedule(), families, tuple((i + 0.5) / 8 for i in range(8)) if times is None else tuple(times),
-        one_size(patch_size or data.patch_size), border, options or DEFAULTS, dtype, device, memory,
+        data, schedule or CosineSchedule(), families, tuple(times), size, border, options or DEFAULTS, dtype, device, memory,
     )  # fmt: skip
     found: dict[int, Found] = {}
     certificates: dict[int, dict[str, dict]] = {}
@@ -149,6 +158,11 @@ def solve(
         certificates[number] = {name: s.certificate.asdict() for name, s in solved.items()}
     levels = range(len(plan.times))
     return {f.name: plan.solution(f.name, [found[i] for i in levels], [certificates[i][f.name] for i in levels]) for f in plan.families}
+
+
+def _require(value: object, kind: type | UnionType, advice: str) -> None:
+    if not isinstance(value, kind):
+        raise InputError(f"{value!r:.60}", f"{getattr(kind, '__name__', kind)}", advice)
 
 
 def one_size(patch_size: PatchSize) -> Size:

@@ -2,8 +2,9 @@ r"""A solved attention score as a denoiser over all times, saved and loaded.
 
 Solutions exist at some noise levels. The functions of a level are functions of what a patch tells
 (`theory.stationarity.basis`), which is defined at every time; between two levels the posterior means of both, each evaluated
-at the actual time, are mixed linearly in ``log(sigma_t / alpha_t)``, and outside the solved range the
-nearest level's is used. At a level itself this is the solution.
+at the actual time, are mixed linearly in ``log(sigma_t / alpha_t)``. At a level itself this is the solution. Below
+the lowest level that level's is used. Above the highest, what it differs from ELS by fades with
+``alpha_t / sigma_t``: noise leaves nothing to tell, and an error in a predicted noise would be divided by ``alpha_t``.
 """
 
 import json
@@ -22,7 +23,7 @@ from theory.errors import InputError
 from theory.noise import Schedule, schedule
 from theory.patches import Size
 from theory.results import versions, write_json, write_tensors
-from theory.stationarity.basis import LocalBasis, recovered
+from theory.stationarity.basis import LocalBasis
 from theory.stationarity.equations import Head, forward
 from theory.stationarity.families import Family, family
 from theory.stationarity.learned import Draws, Model, Net, Point
@@ -151,17 +152,16 @@ class SolvedScore(Denoiser):
         return order[lower], order[upper], share
 
     def _part(self, x_t: Images, alpha: Tensor, sigma: Tensor, pair: list[int], share: Tensor, attention: bool) -> tuple:
-        u, els = self.basis(x_t, alpha, sigma)
-        draws = Draws(u, els, els)
-        rows, a, s = self.basis.rows(x_t).double(), alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
-        local = context = between = 0.0
+        u, els, mean = self.basis(x_t, alpha, sigma)
+        draws, slope = Draws(u, els, els), self._slope(alpha, sigma).reshape(-1, 1, 1)
+        local, context, between = mean, 0.0, 0.0
         weights = {pair[1]: share} if pair[0] == pair[1] else {pair[0]: 1 - share, pair[1]: share}
         for level, weight in weights.items():
             roles = self._model.roles(self.points[level].to(u), draws)
             output = forward(roles, self.setting.head)
             weight = weight.reshape(-1, 1, 1)
-            own, mean = (recovered(self.setting.options.prediction, x.double(), rows, a, s) for x in (roles.h, output.out))
-            local, context = local + weight * own, context + weight * (mean - own)
+            local = local + weight * slope * (roles.h - els).double()
+            context = context + weight * slope * (output.out - roles.h).double()
             if attention:
                 between = between + weight * output.alpha
         if attention:
@@ -169,8 +169,16 @@ class SolvedScore(Denoiser):
             between = between[:, back][:, :, back].to(x_t)
         return self.basis.image(local).to(x_t), self.basis.image(context).to(x_t), between if attention else None
 
+    def _slope(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Derivative of the posterior mean by the output; above the highest level it fades."""
+        ratio = sigma / alpha
+        reach = ratio.clamp(max=float(self._ratios.max().exp()))
+        return {"sample": reach / ratio, "epsilon": -reach, "score": sigma * reach}[self.setting.options.prediction]
+
     def _check(self, x_t: Tensor) -> None:
         expected = tuple(self.data.images.shape[1:])
+        if not isinstance(x_t, Tensor):
+            raise InputError(f"x_t of type {type(x_t).__name__}", "a torch tensor", "convert it")
         if x_t.ndim != 4 or tuple(x_t.shape[1:]) != expected:
             raise InputError(
                 f"x_t of shape {tuple(x_t.shape)}", f"(B, {', '.join(map(str, expected))})", "use images like the training set's"
@@ -211,17 +219,19 @@ class SolvedScore(Denoiser):
             if content["format"] != FORMAT:
                 raise KeyError("format")
             tensors = load_file(path.with_name(path.name + ".safetensors"))
-            fields = content["setting"]
+            fields, told, certificates = content["setting"], content["data"], content["certificates"]
             setting = Setting(**{**fields, "patch_size": tuple(fields["patch_size"]), "options": Options(**fields["options"])})
+            if not len(certificates) == len(setting.times) == len(tensors) / len(NAMES):
+                raise ValueError("levels")
             points = [Point.of({name: tensors[f"{i}.{name}"] for name in NAMES}) for i in range(len(setting.times))]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise InputError(
                 f"solution {path} ({type(error).__name__})", "the files a solver saved, whole", "solve again, or correct the path"
             ) from error
-        if content["data"]["fingerprint"] != data.fingerprint:
+        if told["fingerprint"] != data.fingerprint:
             raise InputError(
-                f"solution {path} of {content['data']['name']}, and data {data.name} with another fingerprint",
+                f"solution {path} of {told['name']}, and data {data.name} with another fingerprint",
                 "the training set it was solved for",
                 "load that data set",
             )
-        return cls(data, setting, points, content["certificates"], noise, memory)
+        return cls(data, setting, points, certificates, noise, memory)

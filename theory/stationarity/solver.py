@@ -174,7 +174,7 @@ class _Work:
             start = self.best(self.starts(stage, stages, self.options.features // share))
             steps = -(-self.iterations // share)
             point, losses = self.learned(self.model, start, steps, stage)
-            stages.append(self.best([point, *self.contained(stage)]))
+            stages.append(self.best([point, *self.contained(stage, point)]))
             history.append(losses)
         return self.finished(stages, history)
 
@@ -203,16 +203,16 @@ class _Work:
             return candidates[0]
         return min(candidates, key=lambda c: float(self.model.losses(c, self.level.watch).mean()))
 
-    def contained(self, stage: int) -> list[Point]:
-        """Solutions of the families this one contains, as its own; ELS, where values can be nothing."""
+    def contained(self, stage: int, point: Point) -> list[Point]:
+        """Solutions of the families this one contains, as its own; ELS with the features of a point, where values can be nothing."""
         out = [self.embedded(self.of(FAMILIES[c]), self.found[c].stages[stage]) for c in self.family.contains if c in self.found]
-        if out and self.family.free:
-            silent = out[-1].coefficients.clone()
+        if self.family.free:
+            silent = point.coefficients.clone()
             silent[..., self.model.columns()[self.family.ties.v]] = 0
             local = self.model.columns()[self.family.ties.h]
             silent[..., local] = 0
             silent[:, 1 : 1 + self.model.channels, local] = torch.eye(self.model.channels).to(silent)
-            out.append(Point(out[-1].net, silent))
+            out.append(Point(point.net, silent))
         return out
 
     def embedded(self, smaller: Model, point: Point) -> Point:
@@ -238,9 +238,9 @@ class _Work:
                 point, on_the_way = self.learned(sharper, point, -(-self.iterations // 2 ** (STAGES + 1 - stage)), stage)
                 losses += on_the_way
             known = [] if self.neighbour is None else [self.neighbour[stage]]
-            start = self.best([point, *known, *self.contained(stage)])
+            start = self.best([point, *known, *self.contained(stage, point)])
             point, more = self.best_values(start, stage)
-            stages.append(self.best([point, *self.contained(stage)]))
+            stages.append(self.best([point, *self.contained(stage, point)]))
             history.append([*losses, *more])
         return self.finished(stages, history)
 
