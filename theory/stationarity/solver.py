@@ -31,6 +31,7 @@ FIRST = 3  # times the steps where nothing is known
 SHARPER = (2.0, 8.0)  # inverse temperatures on the way to the argmax
 RIDGE = 1e-4  # of the target's variance: weight of squared values, with a hard head
 NOTHING = 1e-6  # share of the target's variance that is no loss at all
+LARGEST = 1e30  # strength and beta are numbers of float32, with room to spare
 EXACT = 4000  # images for least squares and for the printed equation
 
 
@@ -74,8 +75,8 @@ class Options:
             ("images", self.images >= 100, "at least 100"),
             ("fresh", self.fresh >= 100, "at least 100"),
             ("embedding", self.embedding >= 1, "at least 1"),
-            ("beta", 0 < self.beta < float("inf"), "a positive number"),
-            ("strength", abs(self.strength) < float("inf"), "a finite number"),
+            ("beta", 0 < self.beta <= LARGEST, f"a positive number up to {LARGEST:g}"),
+            ("strength", abs(self.strength) <= LARGEST, f"a number between -{LARGEST:g} and {LARGEST:g}"),
             ("seed", self.seed >= 0, "0 or more"),
         )
         for name, fit, expected in checks:
