@@ -11,7 +11,7 @@ With ``z`` the trunk's features at each pixel, and ``softmax`` over all pixels `
 
 ``beta = 1 / sqrt(d)`` is where training starts from; weights can undo it, so that it constrains nothing.
 
-Training sees a long plateau at the loss of the CNN before attention is any use. It is shorter when queries and
+Training sees a long plateau at the loss of the CNN before attention is any use. For `attention` it is shorter when queries and
 keys start long, so that like attends to like, and learn faster than the rest (`quick`).
 """
 
