@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -62,32 +63,75 @@ def varying(data: ImageSet) -> Tensor:
     return (data.images != data.images[:1]).any(0).any(0)
 
 
-class Losses:
-    """Losses of models image by image, on noisy images all share.
+class Seen(NamedTuple):
+    """What is known of a model: samples, posterior means of the noisy images at each level, and the part of a report on it alone."""
+
+    samples: Tensor
+    means: list[Tensor]
+    report: dict
+
+
+class Comparison:
+    """Models seen on the same initial noise, with the same steps, and on the same noisy images.
 
     Args:
         data, schedule: Training set and noise.
-        times: Noise levels.
-        draws: Noisy images at each.
-        seed: Their seed.
+        samples: Samples of each model.
+        steps: Sampling steps.
+        levels: Noise levels, over equal intervals of t.
+        draws: Noisy images at each level.
+        seed: Seed of all noise.
+
+    Raises:
+        InputError: If a number is too small.
     """
 
-    def __init__(self, data: ImageSet, schedule: Schedule, times: list[float], draws: int, seed: int) -> None:
+    def __init__(
+        self, data: ImageSet, schedule: Schedule, *, samples: int = 1000, steps: int = 50, levels: int = 8, draws: int = 2000, seed: int = 0
+    ) -> None:
+        self.config = {"samples": samples, "steps": steps, "levels": levels, "draws": draws, "seed": seed}
+        for (name, value), least in zip(self.config.items(), (2, 1, 1, 2, 0), strict=True):
+            if value < least:
+                raise InputError(f"{name} {value}", f"at least {least}", "correct the option")
+        self.data, self.schedule = data, schedule
         ideal = Ideal(data, schedule)
-        self.times, self.schedule = times, schedule
-        self.noisy = [noisy_images(data, schedule, t, draws, seed) for t in times]
+        self.times = [(i + 0.5) / levels for i in range(levels)]
+        self.noisy = [noisy_images(data, schedule, t, draws, seed) for t in self.times]
         self.exact = [ideal.denoise(n.x_t, n.t) for n in self.noisy]
 
-    def means(self, denoiser: Denoiser) -> list[Tensor]:
-        """Posterior means at every level."""
-        return [denoiser.denoise(n.x_t, n.t) for n in self.noisy]
+    def require(self, name: str, model: Denoiser) -> None:
+        """Raise `InputError` if a model has another noise schedule."""
+        if model.schedule.name != self.schedule.name:
+            raise InputError(
+                f"model {name!r} with the {model.schedule.name} schedule",
+                f"{self.schedule.name}, that of the first",
+                "compare like with like",
+            )
 
-    def excess(self, means: list[Tensor]) -> list[Tensor]:
-        """Loss of each image above that of the ideal score (`theory.metrics.denoising_loss`)."""
-        return [squared_error(m, e) for m, e in zip(means, self.exact, strict=True)]
+    def seen(self, name: str, model: Denoiser) -> Seen:
+        """Sample a model and evaluate it on the noisy images.
 
-    def agreement(self, truth: list[Tensor], other: list[Tensor]) -> list[dict]:
-        """Per level: mean cosine and mean squared difference of the scores, and the loss gap."""
+        Raises:
+            InputError: If it has another noise schedule.
+        """
+        self.require(name, model)
+        samples = sampled(model, self.data, self.config["samples"], self.config["steps"], self.config["seed"])
+        means = [model.denoise(n.x_t, n.t) for n in self.noisy]
+        excess = [Estimate.of(squared_error(m, e)) for m, e in zip(means, self.exact, strict=True)]
+        report = {
+            "network": is_network(model),
+            "excess": [e.value for e in excess],
+            "excess_stderr": [e.stderr for e in excess],
+            **judged(samples, self.data),
+        }
+        return Seen(samples, means, report)
+
+    def pair(self, truth: Seen, other: Seen) -> dict:
+        """Agreement of samples, and per level of scores and losses."""
+        return {**agreement(truth.samples, other.samples, self.data), "levels": self._levels(truth.means, other.means)}
+
+    def _levels(self, truth: list[Tensor], other: list[Tensor]) -> list[dict]:
+        """Mean cosine and mean squared difference of the scores, and the loss gap."""
         out = []
         for i, (a, b) in enumerate(zip(truth, other, strict=True)):
             alpha, sigma = (float(c) for c in self.schedule(self.times[i]))
@@ -104,76 +148,49 @@ class Losses:
             )
         return out
 
+    def report(self, models: Mapping[str, Seen]) -> dict:
+        """What is written as JSON: ``models.<name>`` with loss per level and what samples obey, and
+        ``pairs.<name>`` with the agreement of each with the first."""
+        truth, *others = models
+        return {
+            "format": FORMAT,
+            "config": self.config,
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "versions": versions(),
+            "truth": truth,
+            "times": self.times,
+            "models": {name: seen.report for name, seen in models.items()},
+            "pairs": {name: self.pair(models[truth], models[name]) for name in others},
+        }
 
-def compare(
-    models: Mapping[str, Denoiser],
-    data: ImageSet,
-    *,
-    samples: int = 1000,
-    steps: int = 50,
-    levels: int = 8,
-    draws: int = 2000,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> dict:
+
+def compare(models: Mapping[str, Denoiser], data: ImageSet, *, progress: Progress | None = None, **options: int) -> dict:
     """Hold every model against the first.
 
     Args:
         models: Denoisers by name, the truth first; the ideal score is added.
         data: The training set.
-        samples: Samples of each, from the same noise.
-        steps: Sampling steps.
-        levels: Noise levels, over equal intervals of t.
-        draws: Noisy images at each level.
-        seed: Seed of all noise.
         progress: Where to show it.
+        options: ``samples``, ``steps``, ``levels``, ``draws`` and ``seed``, as in `Comparison`.
 
     Returns:
-        What is written as JSON: ``models.<name>`` with loss per level and what its samples obey, and
-        ``pairs.<name>`` with its agreement with the first.
+        The report (`Comparison.report`).
 
     Raises:
-        InputError: If models don't share a noise schedule.
+        InputError: If models don't share a noise schedule, or a number is too small.
     """
-    for name, value, least in (("samples", samples, 2), ("steps", steps, 1), ("levels", levels, 1), ("draws", draws, 2), ("seed", seed, 0)):
-        if value < least:
-            raise InputError(f"{name} {value}", f"at least {least}", "correct the option")
-    first = next(iter(models.values())).schedule
+    schedule = next(iter(models.values())).schedule
+    comparison = Comparison(data, schedule, **options)
     for name, model in models.items():
-        if model.schedule.name != first.name:
-            raise InputError(
-                f"model {name!r} with the {model.schedule.name} schedule", f"{first.name}, that of the first", "compare like with like"
-            )
-    models = {**models, **({} if NULL in models else {NULL: Ideal(data, first)})}
-    times = [(i + 0.5) / levels for i in range(levels)]
-    losses = Losses(data, first, times, draws, seed)
-    names, images, means, report = list(models), {}, {}, {}
-    task = progress.add_task("comparing", total=len(names)) if progress else None
+        comparison.require(name, model)
+    models = {**models, **({} if NULL in models else {NULL: Ideal(data, schedule)})}
+    task = progress.add_task("comparing", total=len(models)) if progress else None
+    seen = {}
     for name, model in models.items():
-        images[name], means[name] = sampled(model, data, samples, steps, seed), losses.means(model)
-        excess = [Estimate.of(x) for x in losses.excess(means[name])]
-        report[name] = {
-            "network": is_network(model),
-            "excess": [e.value for e in excess],
-            "excess_stderr": [e.stderr for e in excess],
-            **judged(images[name], data),
-        }
+        seen[name] = comparison.seen(name, model)
         if progress:
             progress.advance(task)
-    truth = names[0]
-    pairs = {
-        name: {**agreement(images[truth], images[name], data), "levels": losses.agreement(means[truth], means[name])} for name in names[1:]
-    }
-    return {
-        "format": FORMAT,
-        "config": {"samples": samples, "steps": steps, "levels": levels, "draws": draws, "seed": seed},
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "versions": versions(),
-        "truth": truth,
-        "times": times,
-        "models": report,
-        "pairs": pairs,
-    }
+    return comparison.report(seen)
 
 
 def table(report: dict) -> Table:

@@ -23,13 +23,13 @@ from rich.table import Table
 
 from empirical.calibrate import calibrate, default_sizes
 from empirical.checkpoint import NAME, Checkpoint
-from empirical.compare import NULL, compare
+from empirical.compare import NULL, Comparison, compare
 from empirical.train import Config, stop_signal, train
 from theory.calibrated import save_patch_schedule
 from theory.commandline import Parser, find_device, guarded
 from theory.data import ImageSet, load
 from theory.errors import InputError, choices
-from theory.machines import EquivariantLocal, Local
+from theory.machines import EquivariantLocal, Ideal, Local
 from theory.results import versions, write_json
 from theory.solve import run as run_theory
 from theory.stationarity import SolvedScore
@@ -162,11 +162,16 @@ def toy(job: Job) -> dict:
     report = _solved(job, families)
     theories = {"els": EquivariantLocal(data, patch_size=data.patch_size)}
     theories |= {name: SolvedScore.load(job.out / "theory" / "attention" / name, data) for name in families}
+    theories[NULL] = Ideal(data, theories["els"].schedule)
+    comparison = Comparison(
+        data, theories["els"].schedule, samples=job.scale.samples, steps=job.scale.sampling, draws=job.scale.draws
+    )  # fmt: skip
+    seen = {name: comparison.seen(name, theory) for name, theory in theories.items()}
+    job.say(f"sampled {len(theories)} theories")
     comparisons = {}
     for (model, seed), checkpoint in networks.items():
-        models = {"network": checkpoint.denoiser(), **theories}
-        part = compare(models, data, samples=job.scale.samples, steps=job.scale.sampling, draws=job.scale.draws)
-        comparisons[f"{model}-{seed}"] = part
+        name = f"{model}-{seed}"
+        comparisons[name] = comparison.report({"network": comparison.seen(name, checkpoint.denoiser()), **seen})
         job.say(f"compared {model} seed {seed} with {len(theories)} theories")
     return {
         "format": FORMAT,
