@@ -4,6 +4,7 @@ The header holds the configuration, the data's fingerprint, versions and the his
 written at once, so that a checkpoint is there whole or not at all; nothing in it can run code.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class Checkpoint:
     """What a file holds.
 
     Attributes:
-        identity: What the weights depend on: ``config``, ``data`` (name, fingerprint, shape) and ``network`` (name, options).
+        identity: What the weights depend on: ``config``, ``data`` (name, fingerprint, shape), ``network`` (name, options) and
+            ``start`` (`origin` of the checkpoint whose weights it began with, or None).
         step: Training steps done.
         history: A record for every evaluation.
         versions: Versions of everything numerical.
@@ -84,6 +86,18 @@ class Checkpoint:
         """Tensors under a prefix, without it."""
         return {name.removeprefix(prefix + "."): x for name, x in self.tensors.items() if name.startswith(prefix + ".")}
 
+    def origin(self) -> dict:
+        """What a network that starts from this one remembers of it."""
+        digest = hashlib.sha256()
+        for name, x in sorted(self.weights("average").items()):
+            digest.update(name.encode() + x.contiguous().cpu().numpy().tobytes())
+        return {
+            "model": self.identity["network"]["name"],
+            "seed": self.identity["config"]["seed"],
+            "step": self.step,
+            "digest": digest.hexdigest(),
+        }
+
     def network(self, averaged: bool = True) -> nn.Module:
         """The network, with averaged weights (EMA) or the last ones.
 
@@ -128,3 +142,20 @@ def fit(module: nn.Module, weights: dict[str, Tensor], name: str) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:120]
+
+
+def share(module: nn.Module, saved: Checkpoint) -> None:
+    """Put the averaged weights of a checkpoint into a network wherever name and shape are the same.
+
+    Raises:
+        InputError: If they are so nowhere.
+    """
+    mine = module.state_dict()
+    common = {k: x for k, x in saved.weights("average").items() if k in mine and mine[k].shape == x.shape}
+    if not common:
+        raise InputError(
+            f"a start from network {saved.identity['network']['name']!r}, which has no weight in common with this one",
+            "a network with the same trunk",
+            "start from another, or from nothing",
+        )
+    module.load_state_dict(mine | common)

@@ -39,21 +39,31 @@ FORMAT = "empirical.reproduce/1"
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the toy table: a network, the theory of it, and what the poster prints."""
+    """A model of the toy table.
+
+    Attributes:
+        title: Its name there.
+        theory: The theory of it.
+        poster: What the poster prints.
+        share: Share of the steps; networks whose optimum is easily found need fewer.
+        start: The network whose weights it begins with. Alone, `identity` and `top1` stay where the CNN ends for longer than
+            one wants to wait.
+    """
 
     title: str
     theory: str
     poster: float | None
+    share: float = 1.0
+    start: str | None = None
 
 
 TOY = {
-    "cnn": Model("CNN", "els", 10.88),
-    "literal": Model("literal", "literal", None),
-    "top1": Model("top-1", "top1_identity", 21.64),
-    "identity": Model("identity", "identity", 25.44),
+    "cnn": Model("CNN", "els", 10.88, share=0.3),
+    "literal": Model("literal", "literal", None, share=0.3),
     "attention": Model("attention", "full", 64.03),
+    "identity": Model("identity", "identity", 25.44, share=0.6, start="attention"),
+    "top1": Model("top-1", "top1_identity", 21.64, share=0.3, start="identity"),
 }
-LOCAL = 0.3  # share of the steps for networks whose optimum is easily found
 EVALUATIONS = 40  # points of a curve over the steps
 POSTER_RANDOM = 5.38  # "random" as printed there; random colours are consistent with 7.715%
 FULL_STEPS = {"toy": 30_000, "digits": 10_000}
@@ -119,17 +129,19 @@ class Job:
     models: list[str]
     target: str
     rate: float
+    batch: int
     stopped: Callable[[], bool]
     progress: Progress
 
-    def trained(self, config: Config, data: ImageSet, name: str) -> Checkpoint:
+    def trained(self, config: Config, data: ImageSet, name: str, start: Checkpoint | None = None) -> Checkpoint:
         """The finished checkpoint of a network, trained as far as it is missing."""
         path = self.out / "train" / name
         if (path / NAME).is_file():
             saved = Checkpoint.load(path)
-            if saved.step == config.steps and saved.identity["config"] == asdict(config):
+            begun = None if start is None else start.origin()
+            if saved.step == config.steps and saved.identity["config"] == asdict(config) and saved.identity.get("start") == begun:
                 return saved
-        trainer = train(config, data, out=path, device=self.device, resume=True, stopped=self.stopped, progress=self.progress)
+        trainer = train(config, data, out=path, start=start, device=self.device, resume=True, stopped=self.stopped, progress=self.progress)
         if trainer.done < config.steps:
             raise StoppedError
         return trainer.checkpoint()
@@ -141,6 +153,15 @@ class Job:
             raise StoppedError
 
 
+def with_starts(chosen: list[str]) -> list[str]:
+    """Models of the toy table and those they start from, in the order they are trained."""
+    wanted = set(chosen)
+    for name in reversed(TOY):
+        if name in wanted and TOY[name].start:
+            wanted.add(TOY[name].start)
+    return [name for name in TOY if name in wanted]
+
+
 def toy(job: Job) -> dict:
     """Train, solve and compare the toy models; returns the report."""
     data = load(job.dataset)
@@ -148,17 +169,19 @@ def toy(job: Job) -> dict:
         "dataset": job.dataset,
         "target": job.target,
         "rate": job.rate,
+        "batch": job.batch,
         "every": max(20, job.scale.steps // EVALUATIONS),
         "samples": job.scale.watched,
         "decay": "tail",
         "focus": 0.5,
     }
-    networks = {}
+    models, networks = with_starts(job.models), {}
     for seed in range(job.scale.seeds):
-        for model in job.models:
-            steps = max(1, round(job.scale.steps * (LOCAL if model in ("cnn", "literal") else 1)))
-            networks[model, seed] = job.trained(Config(model=model, seed=seed, steps=steps, **config), data, f"{model}-{seed}")
-    families = [TOY[model].theory for model in job.models if TOY[model].theory != "els"]
+        for model in models:
+            steps = max(1, round(job.scale.steps * TOY[model].share))
+            start = networks[TOY[model].start, seed] if TOY[model].start else None
+            networks[model, seed] = job.trained(Config(model=model, seed=seed, steps=steps, **config), data, f"{model}-{seed}", start)
+    families = [TOY[model].theory for model in models if TOY[model].theory != "els"]
     report = _solved(job, families)
     theories = {"els": EquivariantLocal(data, patch_size=data.patch_size)}
     theories |= {name: SolvedScore.load(job.out / "theory" / "attention" / name, data) for name in families}
@@ -181,7 +204,7 @@ def toy(job: Job) -> dict:
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         "versions": versions(),
         "random": data.rule.baseline,
-        "rows": {model: _row(model, comparisons, job.scale.seeds) for model in job.models},
+        "rows": {model: _row(model, comparisons, job.scale.seeds) for model in models},
         "certified": {name: report["attention"][name]["certified"] for name in families},
         "curves": {f"{model}-{seed}": c.history for (model, seed), c in networks.items()},
         "comparisons": comparisons,
@@ -289,7 +312,7 @@ def digits(job: Job) -> dict:
             rate=job.rate,
             steps=job.scale.steps,
             every=max(1, job.scale.steps // 10),
-            batch=64,
+            batch=job.batch,
             samples=64,
             **options,
         )
@@ -341,12 +364,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--budget", type=float, default=1.0, help="1 for everything (hours on 2 cores), .01 for a smoke run")
     p.add_argument("--steps", type=int, help="training steps; by the budget if not given")
     p.add_argument("--seeds", type=int, help="networks of each kind (toy); by the budget if not given")
-    p.add_argument(
-        "--models", nargs="+", metavar="NAME", help="only some: " + "; ".join(f"{k}: {', '.join(v[3])}" for k, v in STUDIES.items())
-    )
+    names = "; ".join(f"{study}: {', '.join(options[3])}" for study, options in STUDIES.items())
+    p.add_argument("--models", nargs="+", metavar="NAME", help=f"only some, and those they start from; {names}")
     p.add_argument("--dataset", help="another data set of the same kind, such as toy:layout=strip or mnist5k")
-    p.add_argument("--target", default="clean", help="what networks are trained towards: clean, or posterior (the mean of x_0 given x_t)")
+    p.add_argument(
+        "--target", default="posterior", help="trained towards: clean, or posterior (the mean of x_0 given x_t)"
+    )
     p.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    p.add_argument("--batch", type=int, default=128, help="images in a training step")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--out", type=Path, help="output directory; runs/reproduce-STUDY if not given")
     return p
@@ -373,7 +398,7 @@ def _run(a: argparse.Namespace, out: Path) -> int:
             raise InputError(f"--models {name}", choices(models), "choose some of these")
     scale, device = Scale.of(a.study, a.budget, a.steps, a.seeds), find_device(a.device)
     with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        report = study(Job(out, scale, device, a.dataset or dataset, chosen, a.target, a.rate, stopped, progress))
+        report = study(Job(out, scale, device, a.dataset or dataset, chosen, a.target, a.rate, a.batch, stopped, progress))
     write_json(out / "report.json", report)
     for table in tables(report):
         console.print(table)

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from empirical.checkpoint import NAME, Checkpoint, fit
+from empirical.checkpoint import NAME, Checkpoint, fit, share
 from empirical.denoiser import NetworkDenoiser
 from empirical.networks import NETWORKS, build
 from theory.commandline import Parser, default_out, find_device, guarded
@@ -138,9 +138,17 @@ class Trainer:
         data: The training set.
         device: Where.
         compiled: Whether to compile the network.
+        start: A checkpoint whose averaged weights it begins with, where name and shape are the same.
     """
 
-    def __init__(self, config: Config, data: ImageSet, device: str | torch.device = "cpu", compiled: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data: ImageSet,
+        device: str | torch.device = "cpu",
+        compiled: bool = False,
+        start: Checkpoint | None = None,
+    ) -> None:
         self.config, self.data, self.device, self.schedule = config, data, torch.device(device), schedule(config.schedule)
         if config.precision != "float32" and self.device.type != "cuda":
             raise InputError(f"--precision {config.precision} on {self.device.type}", "float32 without CUDA", "leave it out")
@@ -149,8 +157,13 @@ class Trainer:
             "config": asdict(config),
             "network": told,
             "data": {"name": data.name, "fingerprint": data.fingerprint, "shape": list(data.images.shape[1:])},
+            "start": None if start is None else start.origin(),
         }
-        self.model = build(told["name"], data.images.shape[1], seed=config.seed, **told["options"]).to(self.device)
+        self.model = build(told["name"], data.images.shape[1], seed=config.seed, **told["options"])
+        if start is not None:
+            start.require(data)
+            share(self.model, start)
+        self.model.to(self.device)
         self.average = {name: x.clone() for name, x in self.model.state_dict().items()}
         self.optimiser = torch.optim.Adam(_groups(self.model), lr=config.rate, betas=(0.9, 0.99))
         self.images, self.cumulated = data.images.to(self.device), data.weights.cumsum(0).to(self.device)
@@ -260,6 +273,8 @@ class Trainer:
         if told != mine:
             odd = ", ".join(f"--{k} {told.get(k)}" for k in mine if told.get(k) != mine[k])
             raise InputError(f"a checkpoint of a run with {odd}", "the options of the interrupted run", "repeat its command")
+        if saved.identity.get("start") != self.identity["start"]:
+            raise InputError("a checkpoint of a run with another --start, or none", "that of the interrupted run", "repeat its command")
         fit(self.model, saved.weights("model"), self.config.model)
         average = {k: x.to(self.device) for k, x in saved.weights("average").items()}
         fit(self.model, average, self.config.model)  # checks the shapes
@@ -306,6 +321,7 @@ def train(
     data: ImageSet | None = None,
     *,
     out: Path | None = None,
+    start: Checkpoint | None = None,
     device: str | torch.device = "cpu",
     resume: bool = False,
     minutes: float = math.inf,
@@ -320,6 +336,7 @@ def train(
         config: What to train.
         data: The training set; loaded by the name in ``config`` if not given.
         out: Directory for the checkpoint, a log and a picture of samples; nothing is written without one.
+        start: A checkpoint to begin with, as in `Trainer`.
         device: Where.
         resume: Whether to go on from the checkpoint in ``out``, if there is one.
         minutes: Stop after so long.
@@ -332,7 +349,7 @@ def train(
         InputError: If an option does not fit, or ``out`` holds something else.
         DivergedError: If the loss is no longer a number; the last good checkpoint stays.
     """
-    trainer = Trainer(config, load(config.dataset) if data is None else data, device, compiled)
+    trainer = Trainer(config, load(config.dataset) if data is None else data, device, compiled, start)
     if out is not None:
         _prepare(trainer, out, resume)
     board = _board(out, tensorboard)
@@ -455,6 +472,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--every", type=int, default=d.every, help="steps between two evaluations and checkpoints")
     p.add_argument("--samples", type=int, default=d.samples, help="samples in an evaluation, where there is a rule to check")
     p.add_argument("--seed", type=int, default=d.seed, help="seed of weights, images, times and noise")
+    p.add_argument("--start", type=Path, help="training directory of a network to begin with: its weights where name and shape agree")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--out", type=Path, help="output directory; runs/train/DATASET-MODEL-SEED if not given")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output directory")
@@ -473,14 +491,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: dict) -> int:
     extras = {name: arguments.pop(name) for name in ("minutes", "compiled", "resume", "tensorboard")}
-    device, out = arguments.pop("device"), arguments.pop("out")
+    device, out, start = arguments.pop("device"), arguments.pop("out"), arguments.pop("start")
     console = Console(width=None if sys.stdout.isatty() else 120)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     config = Config(**arguments)
     out = out or Path("runs/train") / f"{default_out(config.dataset).name}-{config.model}-{config.seed}"
     try:
         with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            trainer = train(config, out=out, device=find_device(device), stopped=stopped, progress=progress, **extras)
+            begun = None if start is None else Checkpoint.load(start)
+            trainer = train(config, out=out, start=begun, device=find_device(device), stopped=stopped, progress=progress, **extras)
     except DivergedError as error:
         print(f"error: training diverged at step {error}; lower --rate or --clip; {out} keeps the last good checkpoint", file=sys.stderr)
         return 1

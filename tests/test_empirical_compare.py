@@ -9,6 +9,7 @@ from empirical import calibrate as calibration
 from empirical import compare as comparison
 from empirical import reproduce
 from empirical.calibrate import calibrate
+from empirical.checkpoint import Checkpoint
 from empirical.compare import compare, flags, varying
 from empirical.models import open_model
 from empirical.train import Config, train
@@ -157,12 +158,14 @@ def test_commands_write_what_they_print(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_reproduction_of_the_toy_runs_and_goes_on(tmp_path, capsys):
-    command = f"toy --budget 0.002 --models cnn top1 attention --dataset {STRIP} --device cpu --out {tmp_path / 'r'}".split()
+    command = f"toy --budget 0.002 --models cnn top1 --dataset {STRIP} --device cpu --out {tmp_path / 'r'}".split()
     assert reproduce.main(command) == 0
     report = json.loads((tmp_path / "r" / "report.json").read_text())
-    assert list(report["rows"]) == ["cnn", "top1", "attention"]
+    assert list(report["rows"]) == ["cnn", "attention", "identity", "top1"]  # with those they start from
     for row in report["rows"].values():
-        assert set(row["agreement"]) == {"els", "top1_identity", "full", "ideal"}
+        assert set(row["agreement"]) == {"els", "top1_identity", "identity", "full", "ideal"}
+    begun = {n: Checkpoint.load(tmp_path / "r" / "train" / f"{n}-0").identity["start"] for n in report["rows"]}
+    assert begun["cnn"] is None and begun["identity"]["model"] == "attention" and begun["top1"]["model"] == "identity"
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "train").rglob("*.safetensors")}
     assert reproduce.main(command) == 0  # nothing is trained twice
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "train").rglob("*.safetensors")}

@@ -166,6 +166,40 @@ def test_command_line_trains_and_refuses_to_start_over(tmp_path, capsys):
     assert main([*command, "--resume", "--rate", "0.5"]) == 2 and "--rate 0.001" in capsys.readouterr().err
 
 
+def test_a_start_gives_what_two_networks_share(tmp_path):
+    """Averaged weights of the trunk, exactly; the head and the rest stay those of the seed."""
+    first, second = replace(TINY, model="attention", steps=5), replace(TINY, model="identity", seed=1)
+    saved = train(first, out=tmp_path / "a").checkpoint()
+    alone, begun = Trainer(second, load(STRIP)), Trainer(second, load(STRIP), start=saved)
+    weights = saved.weights("average")
+    for name, x in begun.model.state_dict().items():
+        assert torch.equal(x, weights[name] if name.startswith("trunk.") else alone.model.state_dict()[name])
+        assert torch.equal(begun.average[name], x)
+    assert not torch.equal(begun.model.trunk.second.weight, alone.model.trunk.second.weight)
+    assert begun.identity["start"]["model"] == "attention" and alone.identity["start"] is None
+
+
+def test_a_run_with_a_start_goes_on_only_with_the_same_start(tmp_path, capsys):
+    for seed in (0, 1):
+        train(replace(TINY, model="attention", steps=2, every=2, seed=seed), out=tmp_path / f"a{seed}")
+    options = f"--dataset {STRIP} --model identity --hidden 8 --steps 4 --every 2 --samples 10 --batch 16 --device cpu".split()
+    whole = [*options, "--start", str(tmp_path / "a0"), "--out", str(tmp_path / "whole")]
+    assert main(whole) == 0
+    started = Trainer(replace(TINY, model="identity", steps=4, every=2, samples=10), load(STRIP), start=Checkpoint.load(tmp_path / "a0"))
+    for _ in range(4):
+        started.step()
+    again = load_file(tmp_path / "whole" / NAME)
+    assert all(torch.equal(x, again[f"model.{k}"]) for k, x in started.model.state_dict().items())
+    capsys.readouterr()
+    for other in (["--start", str(tmp_path / "a1")], []):
+        assert main([*options, *other, "--resume", "--out", str(tmp_path / "whole")]) == 2
+        told = capsys.readouterr().err
+        assert "another --start" in told and told.count("\n") == 1
+    resnet = replace(TINY, model="resnet", layers=2, hidden=4)
+    with pytest.raises(InputError, match="no weight in common"):
+        Trainer(resnet, load(STRIP), start=Checkpoint.load(tmp_path / "a0"))
+
+
 class Evil:
     def __reduce__(self):
         return (eval, ("1 / 0",))  # an error of its own, should anything ever unpickle it
