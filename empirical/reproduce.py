@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -65,6 +66,7 @@ TOY = {
     "top1": Model("top-1", "top1_identity", 21.64, share=0.3, start="identity"),
 }
 EVALUATIONS = 40  # points of a curve over the steps
+AGREEMENT = ("r2_pearson", "r2_pearson_cells", "label_agreement")
 POSTER_RANDOM = 5.38  # "random" as printed there; random colours are consistent with 7.715%
 FULL_STEPS = {"toy": 30_000, "digits": 10_000}
 SMALLEST = {"toy": 60, "digits": 60}
@@ -191,11 +193,14 @@ def toy(job: Job) -> dict:
     )  # fmt: skip
     seen = {name: comparison.seen(name, theory) for name, theory in theories.items()}
     job.say(f"sampled {len(theories)} theories")
-    comparisons = {}
+    trained, comparisons = {}, {}
     for (model, seed), checkpoint in networks.items():
         name = f"{model}-{seed}"
-        comparisons[name] = comparison.report({"network": comparison.seen(name, checkpoint.denoiser()), **seen})
+        trained[model, seed] = comparison.seen(name, checkpoint.denoiser())
+        comparisons[name] = comparison.report({"network": trained[model, seed], **seen})
         job.say(f"compared {model} seed {seed} with {len(theories)} theories")
+    pairs = list(combinations(range(job.scale.seeds), 2))
+    twins = {m: [comparison.pair(trained[m, i], trained[m, j]) for i, j in pairs] for m in models}
     return {
         "format": FORMAT,
         "study": "toy",
@@ -204,7 +209,7 @@ def toy(job: Job) -> dict:
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         "versions": versions(),
         "random": data.rule.baseline,
-        "rows": {model: _row(model, comparisons, job.scale.seeds) for model in models},
+        "rows": {model: _row(model, comparisons, job.scale.seeds, twins[model]) for model in models},
         "certified": {name: report["attention"][name]["certified"] for name in families},
         "curves": {f"{model}-{seed}": c.history for (model, seed), c in networks.items()},
         "comparisons": comparisons,
@@ -222,8 +227,8 @@ def _solved(job: Job, families: list[str]) -> dict:
     return run_theory(dataset=job.dataset, out=out, resume=True, device=job.device.type, **options)
 
 
-def _row(model: str, comparisons: dict[str, dict], seeds: int) -> dict:
-    """One line of the table: the network's mean over seeds, its theory, and agreement with every theory."""
+def _row(model: str, comparisons: dict[str, dict], seeds: int, twins: list[dict]) -> dict:
+    """One line of the table: the network's mean over seeds, its theory, and agreement with every theory and among seeds."""
     mine = [comparisons[f"{model}-{seed}"] for seed in range(seeds)]
     own = TOY[model].theory
     shares = [c["models"]["network"]["consistency"]["value"] for c in mine]
@@ -231,9 +236,7 @@ def _row(model: str, comparisons: dict[str, dict], seeds: int) -> dict:
     for other in mine[0]["pairs"]:
         pairs = [c["pairs"][other] for c in mine]
         agreement[other] = {
-            "r2_pearson": statistics.mean(p["r2_pearson"]["value"] for p in pairs),
-            "r2_pearson_cells": statistics.mean(p["r2_pearson_cells"]["value"] for p in pairs),
-            "label_agreement": statistics.mean(p["label_agreement"]["value"] for p in pairs),
+            **_means(pairs),
             "gap": [statistics.mean(p["levels"][i]["gap"]["value"] for p in pairs) for i in range(len(mine[0]["times"]))],
             "below": [any(p["levels"][i]["gap"]["below"] for p in pairs) for i in range(len(mine[0]["times"]))],
         }
@@ -247,7 +250,13 @@ def _row(model: str, comparisons: dict[str, dict], seeds: int) -> dict:
         "difference": statistics.mean(shares) - theory["value"],
         "nearest": max((n for n in agreement if n != NULL), key=lambda n: agreement[n]["label_agreement"]),
         "agreement": agreement,
+        "twins": _means(twins),
     }
+
+
+def _means(pairs: list[dict]) -> dict:
+    """Agreement of several pairs of models, on average; empty without any."""
+    return {key: statistics.mean(p[key]["value"] for p in pairs) for key in AGREEMENT} if pairs else {}
 
 
 def toy_tables(report: dict) -> list[Table]:
@@ -272,12 +281,6 @@ def toy_tables(report: dict) -> list[Table]:
             f"{100 * theory['value']:.1f} [{100 * theory['low']:.1f}, {100 * theory['high']:.1f}]",
             f"{100 * network['mean']:.1f}{spread}", f"{own['r2_pearson']:.3f}", f"{100 * own['label_agreement']:.1f}%", row["nearest"],
         )  # fmt: skip
-    matrix = Table(title="Samples in which network (down) and theory (across) have the same eight colours, in %", title_justify="left")
-    names = list(next(iter(report["rows"].values()))["agreement"])
-    for column in ("network", *names):
-        matrix.add_column(column, justify="left" if column == "network" else "right")
-    for row in report["rows"].values():
-        matrix.add_row(row["title"], *(f"{100 * row['agreement'][n]['label_agreement']:.1f}" for n in names))
     gaps = Table(
         title="Loss of the network above its theory's optimum, per image (* below it by more than 3 standard errors)", title_justify="left"
     )
@@ -287,7 +290,26 @@ def toy_tables(report: dict) -> list[Table]:
     for row in report["rows"].values():
         own = row["agreement"][row["theory_name"]]
         gaps.add_row(row["title"], *(f"{g:+.3f}{'*' if b else ''}" for g, b in zip(own["gap"], own["below"], strict=True)))
-    return [main, matrix, gaps]
+    return [
+        main,
+        _matrix(report, "label_agreement", 100, "Samples in which network (down) and theory (across) have the same eight colours, in %"),
+        _matrix(report, "r2_pearson_cells", 1, "Median r2 over the pixels that vary, network (down) and theory (across)"),
+        gaps,
+    ]
+
+
+def _matrix(report: dict, key: str, unit: float, title: str) -> Table:
+    """Agreement of every network with every theory, and of two seeds of a network with each other."""
+    out = Table(title=title, title_justify="left")
+    rows = report["rows"].values()
+    names = list(next(iter(rows))["agreement"])
+    for column in ("network", *names, "another seed"):
+        out.add_column(column, justify="left" if column == "network" else "right")
+    digits = 1 if unit == 100 else 3
+    for row in rows:
+        cells = [f"{unit * row['agreement'][n][key]:.{digits}f}" for n in names]
+        out.add_row(row["title"], *cells, f"{unit * row['twins'][key]:.{digits}f}" if row["twins"] else "")
+    return out
 
 
 DIGITS = {
@@ -367,9 +389,7 @@ def parser() -> argparse.ArgumentParser:
     names = "; ".join(f"{study}: {', '.join(options[3])}" for study, options in STUDIES.items())
     p.add_argument("--models", nargs="+", metavar="NAME", help=f"only some, and those they start from; {names}")
     p.add_argument("--dataset", help="another data set of the same kind, such as toy:layout=strip or mnist5k")
-    p.add_argument(
-        "--target", default="posterior", help="trained towards: clean, or posterior (the mean of x_0 given x_t)"
-    )
+    p.add_argument("--target", default="posterior", help="trained towards: clean, or posterior (the mean of x_0 given x_t)")
     p.add_argument("--rate", type=float, default=2e-3, help="learning rate")
     p.add_argument("--batch", type=int, default=128, help="images in a training step")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
