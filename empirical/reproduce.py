@@ -47,8 +47,8 @@ class Model:
         theory: The theory of it.
         poster: What the poster prints.
         share: Share of the steps; networks whose optimum is easily found need fewer.
-        start: The network whose weights it begins with. Alone, `identity` and `top1` stay where the CNN ends for longer than
-            one wants to wait.
+        start: The network whose weights it begins with: a trunk that knows its patch (`TRUNK`) for soft attention, which
+            alone stays where the CNN ends for many thousands of steps, and soft attention for a hard one.
     """
 
     title: str
@@ -58,11 +58,12 @@ class Model:
     start: str | None = None
 
 
+TRUNK, TRUNK_SHARE = "patch", 0.1  # what soft attention starts from, and its share of the steps
 TOY = {
     "cnn": Model("CNN", "els", 10.88, share=0.3),
     "literal": Model("literal", "literal", None, share=0.3),
-    "attention": Model("attention", "full", 64.03),
-    "identity": Model("identity", "identity", 25.44, share=0.6, start="attention"),
+    "attention": Model("attention", "full", 64.03, start=TRUNK),
+    "identity": Model("identity", "identity", 25.44, share=0.5, start=TRUNK),
     "top1": Model("top-1", "top1_identity", 21.64, share=0.3, start="identity"),
 }
 EVALUATIONS = 40  # points of a curve over the steps
@@ -156,10 +157,10 @@ class Job:
 
 
 def with_starts(chosen: list[str]) -> list[str]:
-    """Models of the toy table and those they start from, in the order they are trained."""
+    """Models of the toy table and those of it they start from, in the order they are trained."""
     wanted = set(chosen)
     for name in reversed(TOY):
-        if name in wanted and TOY[name].start:
+        if name in wanted and TOY[name].start in TOY:
             wanted.add(TOY[name].start)
     return [name for name in TOY if name in wanted]
 
@@ -178,11 +179,17 @@ def toy(job: Job) -> dict:
         "focus": 0.5,
     }
     models, networks = with_starts(job.models), {}
+
+    def trained(model: str, seed: int, share: float, start: Checkpoint | None = None) -> Checkpoint:
+        steps = max(1, round(job.scale.steps * share))
+        return job.trained(Config(model=model, seed=seed, steps=steps, **config), data, f"{model}-{seed}", start)
+
     for seed in range(job.scale.seeds):
+        starts: dict[str | None, Checkpoint | None] = {None: None}
+        if any(TOY[model].start == TRUNK for model in models):
+            starts[TRUNK] = trained(TRUNK, seed, TRUNK_SHARE)
         for model in models:
-            steps = max(1, round(job.scale.steps * TOY[model].share))
-            start = networks[TOY[model].start, seed] if TOY[model].start else None
-            networks[model, seed] = job.trained(Config(model=model, seed=seed, steps=steps, **config), data, f"{model}-{seed}", start)
+            starts[model] = networks[model, seed] = trained(model, seed, TOY[model].share, starts[TOY[model].start])
     families = [TOY[model].theory for model in models if TOY[model].theory != "els"]
     report = _solved(job, families)
     theories = {"els": EquivariantLocal(data, patch_size=data.patch_size)}

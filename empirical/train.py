@@ -182,7 +182,7 @@ class Trainer:
         alpha, sigma = (c.to(x).reshape(-1, 1, 1, 1) for c in self.schedule(t))
         x_t = alpha * x + sigma * epsilon
         mean = x if self.posterior is None else self.posterior(x_t, t)
-        target = predicted(self.config.prediction, mean, x_t, alpha, sigma)
+        target = self.model.target(predicted(self.config.prediction, mean, x_t, alpha, sigma))
         weight = sigma**2 if self.config.prediction == "score" else 1.0
         self.model.train()
         with self._precision():

@@ -161,14 +161,14 @@ def test_reproduction_of_the_toy_runs_and_goes_on(tmp_path, capsys):
     command = f"toy --budget 0.002 --seeds 2 --models cnn top1 --dataset {STRIP} --device cpu --out {tmp_path / 'r'}".split()
     assert reproduce.main(command) == 0
     report = json.loads((tmp_path / "r" / "report.json").read_text())
-    assert list(report["rows"]) == ["cnn", "attention", "identity", "top1"]  # with those they start from
+    assert list(report["rows"]) == ["cnn", "identity", "top1"]  # with those they start from
     for name, row in report["rows"].items():
-        assert set(row["agreement"]) == {"els", "top1_identity", "identity", "full", "ideal"}
+        assert set(row["agreement"]) == {"els", "top1_identity", "identity", "ideal"}
         assert set(row["twins"]) == set(reproduce.AGREEMENT) and all(0 <= x <= 1 for x in row["twins"].values())
         shares = [report["comparisons"][f"{name}-{seed}"]["models"]["network"]["consistency"]["value"] for seed in (0, 1)]
         assert row["network"]["mean"] == pytest.approx(sum(shares) / 2)
     begun = {n: Checkpoint.load(tmp_path / "r" / "train" / f"{n}-0").identity["start"] for n in report["rows"]}
-    assert begun["cnn"] is None and begun["identity"]["model"] == "attention" and begun["top1"]["model"] == "identity"
+    assert begun["cnn"] is None and begun["identity"]["model"] == "patch" and begun["top1"]["model"] == "identity"
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "train").rglob("*.safetensors")}
     assert reproduce.main(command) == 0  # nothing is trained twice
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "train").rglob("*.safetensors")}

@@ -1,10 +1,13 @@
 """Networks: what a pixel sees, what padding and heads compute, and that each is a denoiser."""
 
+from itertools import product
+
 import pytest
 import torch
 
 from empirical.denoiser import NetworkDenoiser
 from empirical.networks import NETWORKS, build, heads
+from empirical.networks.cnn import HEADS
 from empirical.networks.unet import reach
 from tests.helpers import assert_close, noise
 from theory.errors import InputError
@@ -27,7 +30,8 @@ def seen(module, size: int) -> int:
 
 @pytest.mark.parametrize("padding", ["zeros", "circular"])
 @pytest.mark.parametrize(
-    ("name", "options", "size"), [("cnn", {}, 16), ("resnet", {"layers": 3}, 16), ("resnet", {"layers": 8}, 40), ("unet", {}, 96)]
+    ("name", "options", "size"),
+    [("cnn", {}, 16), ("patch", {}, 16), ("resnet", {"layers": 3}, 16), ("resnet", {"layers": 8}, 40), ("unet", {}, 96)],
 )
 def test_receptive_field_is_what_autograd_finds(name, options, size, padding):
     module = build(name, 2, padding=padding, **SMALL, **options)
@@ -44,7 +48,7 @@ def test_attention_sees_the_whole_image(name, options):
     assert module.receptive_field is None and seen(module, 24) == 24
 
 
-@pytest.mark.parametrize("name", ["cnn", "literal", "identity", "top1", "attention", "resnet"])
+@pytest.mark.parametrize("name", ["cnn", "patch", "literal", "identity", "top1", "attention", "resnet"])
 def test_circular_networks_are_equivariant(name):
     module = build(name, 2, padding="circular", seed=1, **SMALL).double().eval()
     x, t = noise((2, 2, 8, 6)), torch.tensor([0.3, 0.8], dtype=torch.float64)
@@ -57,7 +61,7 @@ def test_unet_takes_sides_that_are_no_multiple_of_four():
 
 
 def test_heads_share_the_trunk():
-    states = {n: build(n, 3, seed=5, **SMALL).trunk.state_dict() for n in ("cnn", "literal", "identity", "top1", "attention")}
+    states = {n: build(n, 3, seed=5, **SMALL).trunk.state_dict() for n in HEADS}
     for state in states.values():
         assert all(torch.equal(state[k], states["cnn"][k]) for k in states["cnn"])
 
@@ -80,6 +84,23 @@ def test_heads_are_their_formulas():
     assert_close(identity(z)[0], identity.readout(u + brute(u, lambda x, y: u[x] @ u[y] / 2, u)), atol=1e-12)
     q, k, v = full.query(z)[0], full.key(z)[0], full.value(z)[0]
     assert_close(full(z)[0], full.local(z)[0] + brute(q, lambda x, y: q[x] @ k[y] / 2, v), atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_patch_is_trained_towards_the_window_around_each_pixel(padding):
+    """Pixel by pixel, zero outside the image or around the border; its own pixel is what is used."""
+    net = build("patch", 3, seed=2, padding=padding, **SMALL)
+    image = torch.randn(2, 3, 6, 4)
+    target = net.target(image)
+    for y, x, dy, dx in product(range(6), range(4), range(-2, 3), range(-2, 3)):
+        inside = 0 <= y + dy < 6 and 0 <= x + dx < 4
+        expected = image[:, :, (y + dy) % 6, (x + dx) % 4] if inside or padding == "circular" else torch.zeros(2, 3)
+        assert torch.equal(target.unflatten(1, (3, 5, 5))[:, :, dy + 2, dx + 2, y, x], expected)
+    t = torch.full((2,), 0.5)
+    whole, used = net.train()(image, t), net.eval()(image, t)
+    assert whole.shape == target.shape
+    assert_close(used, whole.unflatten(1, (3, 5, 5))[:, :, 2, 2])
+    assert build("cnn", 3, **SMALL).target(image) is image
 
 
 def test_top1_is_the_argmax_in_use_and_learns_in_training():

@@ -1,7 +1,7 @@
 """Networks by name. A new network is one file and one entry in `NETWORKS`.
 
 A network is a module ``(x_t, t, label) -> output`` with shapes ``(B, C, H, W)``, ``(B,)`` and ``(B,)`` or None.
-It states its ``receptive_field``: pixels along the side of the window an output pixel sees, or None for all pixels.
+`empirical.networks.blocks.Network` says what else it states, such as its ``receptive_field``.
 """
 
 import inspect
@@ -9,22 +9,22 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
 
+from empirical.networks.blocks import Network
 from empirical.networks.cnn import HEADS, AttentionCNN
 from empirical.networks.resnet import ResNet
 from empirical.networks.unet import UNet
 from theory.errors import InputError, choices
 from theory.patches import check_border
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
+NETWORKS: dict[str, Callable[..., Network]] = {
     **{name: partial(AttentionCNN, head=name) for name in HEADS},
     "resnet": ResNet,
     "unet": UNet,
 }
 
 
-def build(name: str, channels: int, seed: int = 0, **options) -> nn.Module:
+def build(name: str, channels: int, seed: int = 0, **options) -> Network:
     """A network with fresh weights.
 
     Args:

@@ -58,6 +58,24 @@ class Film(nn.Module):
         return x + gain * x + shift
 
 
+class Network(nn.Module):
+    """A network that predicts an image.
+
+    Attributes:
+        classes: Number of classes it is told apart; 0 for none.
+        padding: Padding of its convolutions.
+        receptive_field: Pixels along the side of the window an output pixel sees; None for the whole image.
+    """
+
+    classes: int
+    padding: str
+    receptive_field: int | None
+
+    def target(self, image: Tensor) -> Tensor:
+        """What the output is compared with in training, where ``image`` is what it should be in use."""
+        return image
+
+
 def conv(inputs: int, outputs: int, padding: str, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size; ``padding`` is ``"zeros"`` or ``"circular"``."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, padding_mode=padding)

@@ -4,18 +4,25 @@ All share exactly the same trunk; seeds being equal, it starts from the same wei
 """
 
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu, unfold
 
 from empirical.networks import heads
-from empirical.networks.blocks import Condition, Film, conv, pixels, with_ones
+from empirical.networks.blocks import Condition, Film, Network, conv, pixels, with_ones
 
-HEADS = {"cnn": heads.Readout, "literal": heads.Literal, "identity": heads.Identity, "top1": heads.Top1, "attention": heads.Full}
+HEADS = {
+    "cnn": heads.Readout,
+    "patch": heads.Patch,
+    "literal": heads.Literal,
+    "identity": heads.Identity,
+    "top1": heads.Top1,
+    "attention": heads.Full,
+}
 
 
 class Trunk(nn.Module):
     """``(B, C, H, W)`` to ``(B, P, hidden)``; the last layer works on each pixel alone."""
 
-    receptive_field = 5
+    receptive_field = heads.SIDE
 
     def __init__(self, channels: int, hidden: int, padding: str, classes: int) -> None:
         super().__init__()
@@ -31,7 +38,7 @@ class Trunk(nn.Module):
         return pixels(z)
 
 
-class AttentionCNN(nn.Module):
+class AttentionCNN(Network):
     """Trunk and head.
 
     Args:
@@ -48,7 +55,16 @@ class AttentionCNN(nn.Module):
         self.trunk = Trunk(channels, hidden, padding, classes)
         self.head = HEADS[head](hidden, channels, embedding)
         self.classes, self.padding = classes, padding
-        self.receptive_field = Trunk.receptive_field if head == "cnn" else None
+        self.receptive_field = Trunk.receptive_field if head in ("cnn", "patch") else None
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.head(self.trunk(x, t, label)).mT.reshape(x.shape)
+        out = self.head(self.trunk(x, t, label))
+        return out.mT.unflatten(-1, x.shape[2:])
+
+    def target(self, image: Tensor) -> Tensor:
+        """The image, or for ``patch`` the patches around its pixels, with shape ``(B, C * 25, H, W)``."""
+        if not isinstance(self.head, heads.Patch):
+            return image
+        mode = {"zeros": "constant", "circular": "circular"}[self.padding]
+        around = pad(image, (heads.SIDE // 2,) * 4, mode=mode)
+        return unfold(around, heads.SIDE).unflatten(-1, image.shape[2:])

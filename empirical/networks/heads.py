@@ -7,12 +7,15 @@ With ``z`` the trunk's features at each pixel, and ``softmax`` over all pixels `
 - ``identity``: ``out = R (u + softmax(beta u u^T) u)`` with ``u = E z`` in ``R^d``: query and key matrices are the identity.
 - ``top1``: the same with all attention on the largest ``u_x . u_y``; in training, a straight-through sample of the
   softmax (Gumbel, arXiv 1611.01144), so that there is something to learn from.
+- ``patch``: as ``none``, but trained to denoise all pixels of the patch it sees, those outside the image being 0.
 - ``attention``: ``out = H z + softmax(beta (Q z)(K z)^T) V z``, one full head. Keys start equal to queries.
 
 ``beta = 1 / sqrt(d)`` is where training starts from; weights can undo it, so that it constrains nothing.
 
-Training sees a long plateau at the loss of the CNN before attention is any use. For `attention` it is shorter when queries and
-keys start long, so that like attends to like, and learn faster than the rest (`quick`).
+Training sees a long plateau at the loss of the CNN before attention is any use: what a CNN needs to know for its own pixel is not
+what one pixel can tell another. There is none when the trunk starts as that of ``patch``, which knows all of its patch.
+For `attention` it is also shorter when queries and keys start long, so that like attends to like, and learn faster than the
+rest (`quick`).
 """
 
 import torch
@@ -21,6 +24,7 @@ from torch.nn.functional import one_hot
 
 from empirical.networks.blocks import pixels
 
+SIDE = 5  # pixels along a patch
 SHARP = 3.0  # size of the weights of queries and keys at the start, relative to that of other layers
 
 
@@ -33,6 +37,19 @@ class Readout(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.readout(z)
+
+
+class Patch(nn.Module):
+    """No attention; in training the whole patch, in use its centre."""
+
+    def __init__(self, hidden: int, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.readout = nn.Linear(hidden, channels * SIDE**2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = self.readout(z)
+        return out if self.training else out.unflatten(-1, (self.channels, SIDE**2))[..., SIDE**2 // 2]
 
 
 class Literal(nn.Module):

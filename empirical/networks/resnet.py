@@ -3,10 +3,10 @@
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from empirical.networks.blocks import Condition, Film, PixelNorm, conv, with_ones
+from empirical.networks.blocks import Condition, Film, Network, PixelNorm, conv, with_ones
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """First and last of the ``layers`` convolutions map from and to the image, those between are residual.
 
     Args:

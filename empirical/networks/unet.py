@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from empirical.networks.blocks import Condition, Film, PixelNorm, conv, with_ones
+from empirical.networks.blocks import Condition, Film, Network, PixelNorm, conv, with_ones
 from empirical.networks.heads import SpatialAttention
 
 LEVELS = 3
@@ -22,7 +22,7 @@ class Residual(nn.Module):
         return self.past(x) + self.layer(silu(self.film(self.norm(x), condition)))
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """Down by strided convolutions, up by nearest neighbours; one residual layer on the way at each resolution.
 
     Args:
