@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from empirical.denoiser import NetworkDenoiser
 from empirical.networks import build
+from empirical.networks.blocks import Network
 from theory.data.imageset import ImageSet
 from theory.errors import InputError
 from theory.noise import schedule
@@ -144,18 +145,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:120]
 
 
-def share(module: nn.Module, saved: Checkpoint) -> None:
-    """Put the averaged weights of a checkpoint into a network wherever name and shape are the same.
+def share(module: Network, saved: Checkpoint) -> None:
+    """Put the averaged weights of a checkpoint into a network that inherits some (`Network.inherited`).
 
     Raises:
-        InputError: If they are so nowhere.
+        InputError: If it inherits none.
     """
-    mine = module.state_dict()
-    common = {k: x for k, x in saved.weights("average").items() if k in mine and mine[k].shape == x.shape}
+    common = module.inherited(saved.weights("average"))
     if not common:
         raise InputError(
             f"a start from network {saved.identity['network']['name']!r}, which has no weight in common with this one",
             "a network with the same trunk",
             "start from another, or from nothing",
         )
-    module.load_state_dict(mine | common)
+    module.load_state_dict(module.state_dict() | common)

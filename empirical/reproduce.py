@@ -47,8 +47,8 @@ class Model:
         theory: The theory of it.
         poster: What the poster prints.
         share: Share of the steps; networks whose optimum is easily found need fewer.
-        start: The network whose weights it begins with: a trunk that knows its patch (`TRUNK`) for soft attention, which
-            alone stays where the CNN ends for many thousands of steps, and soft attention for a hard one.
+        start: The network whose weights it begins with. Alone, networks with attention stay where the CNN ends for many
+            thousands of steps; with a trunk that knows its patch (`TRUNK`) `identity` does not, and the others contain it.
     """
 
     title: str
@@ -58,15 +58,14 @@ class Model:
     start: str | None = None
 
 
-TRUNK, TRUNK_SHARE = "patch", 0.1  # what soft attention starts from, and its share of the steps
+TRUNK, TRUNK_SHARE = "patch", 0.1  # what `identity` starts from, and its share of the steps
 TOY = {
     "cnn": Model("CNN", "els", 10.88, share=0.3),
     "literal": Model("literal", "literal", None, share=0.3),
-    "attention": Model("attention", "full", 64.03, start=TRUNK),
     "identity": Model("identity", "identity", 25.44, share=0.5, start=TRUNK),
     "top1": Model("top-1", "top1_identity", 21.64, share=0.3, start="identity"),
+    "attention": Model("attention", "full", 64.03, start="identity"),
 }
-EVALUATIONS = 40  # points of a curve over the steps
 AGREEMENT = ("r2_pearson", "r2_pearson_cells", "label_agreement")
 POSTER_RANDOM = 5.38  # "random" as printed there; random colours are consistent with 7.715%
 FULL_STEPS = {"toy": 30_000, "digits": 10_000}

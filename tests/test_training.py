@@ -21,6 +21,7 @@ from theory.data import ImageSet, load
 from theory.errors import InputError
 from theory.machines import EquivariantLocal, Ideal
 from theory.metrics import noisy_images, squared_error
+from theory.sampling import initial_noise
 
 STRIP = "toy:layout=strip"
 TINY = Config(dataset=STRIP, model="cnn", hidden=8, steps=60, every=20, batch=16, samples=20)
@@ -177,6 +178,19 @@ def test_a_start_gives_what_two_networks_share(tmp_path):
         assert torch.equal(begun.average[name], x)
     assert not torch.equal(begun.model.trunk.second.weight, alone.model.trunk.second.weight)
     assert begun.identity["start"]["model"] == "attention" and alone.identity["start"] is None
+
+
+def test_attention_starts_as_the_function_of_identity():
+    """``full`` contains ``identity``: the same output for every image, level and border."""
+    config = replace(TINY, model="identity", steps=3)
+    saved = train(config).checkpoint()
+    begun = Trainer(replace(config, model="attention", seed=1), load(STRIP), start=saved)
+    x = initial_noise(begun.schedule, (5, *load(STRIP).images.shape[1:]), 3)
+    for t in (0.1, 0.5, 0.9):
+        assert_close(begun.denoiser().denoise(x, t), saved.denoiser().denoise(x, t), atol=1e-5)
+    assert not torch.equal(
+        saved.denoiser().denoise(x, 0.5), Trainer(replace(config, model="attention"), load(STRIP)).denoiser().denoise(x, 0.5)
+    )
 
 
 def test_a_run_with_a_start_goes_on_only_with_the_same_start(tmp_path, capsys):

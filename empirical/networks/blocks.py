@@ -5,6 +5,7 @@ void the receptive field. `PixelNorm` works on the channels of one pixel instead
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from einops import rearrange
@@ -74,6 +75,11 @@ class Network(nn.Module):
     def target(self, image: Tensor) -> Tensor:
         """What the output is compared with in training, where ``image`` is what it should be in use."""
         return image
+
+    def inherited(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this network takes over from the weights of another: those of the same name and shape."""
+        mine = self.state_dict()
+        return {name: x for name, x in weights.items() if name in mine and mine[name].shape == x.shape}
 
 
 def conv(inputs: int, outputs: int, padding: str, stride: int = 1) -> nn.Conv2d:

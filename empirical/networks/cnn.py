@@ -3,6 +3,8 @@
 All share exactly the same trunk; seeds being equal, it starts from the same weights.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu, unfold
 
@@ -60,6 +62,14 @@ class AttentionCNN(Network):
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         out = self.head(self.trunk(x, t, label))
         return out.mT.unflatten(-1, x.shape[2:])
+
+    def inherited(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As of any network; and ``attention`` starts as the same function where the other is ``identity``."""
+        shared = super().inherited(weights)
+        embed = weights.get("head.embed.weight")
+        if isinstance(self.head, heads.Full) and embed is not None and embed.shape == self.head.query.weight.shape:
+            shared |= {f"head.{name}": x for name, x in self.head.of_identity(weights).items()}
+        return shared
 
     def target(self, image: Tensor) -> Tensor:
         """The image, or for ``patch`` the patches around its pixels, with shape ``(B, C * 25, H, W)``."""

@@ -12,11 +12,14 @@ With ``z`` the trunk's features at each pixel, and ``softmax`` over all pixels `
 
 ``beta = 1 / sqrt(d)`` is where training starts from; weights can undo it, so that it constrains nothing.
 
-Training sees a long plateau at the loss of the CNN before attention is any use: what a CNN needs to know for its own pixel is not
-what one pixel can tell another. There is none when the trunk starts as that of ``patch``, which knows all of its patch.
-For `attention` it is also shorter when queries and keys start long, so that like attends to like, and learn faster than the
-rest (`quick`).
+Training sees a long plateau at the loss of the CNN before attention is any use: what a CNN needs to know for its own
+pixel is not what one pixel can tell another. ``identity`` has none when its trunk starts as that of ``patch``, which
+knows all of its patch, and ``attention`` none when it starts as the function of a trained ``identity``. Alone,
+``attention`` has a shorter one when queries and keys start long, so that like attends to like, and learn faster than
+the rest (`quick`).
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +112,19 @@ class Full(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         attention = torch.softmax(self.beta * self.query(z) @ self.key(z).mT, -1)
         return self.local(z) + attention @ self.value(z)
+
+    def of_identity(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights with which this head is an `Identity` head: ``Q = K = E`` and ``H = V = R E``."""
+        embed, embed_bias = weights["head.embed.weight"], weights["head.embed.bias"]
+        readout, bias = weights["head.readout.weight"], weights["head.readout.bias"]
+        value, value_bias = readout @ embed, readout @ embed_bias
+        return {
+            **{f"{name}.weight": embed for name in ("query", "key")},
+            **{f"{name}.bias": embed_bias for name in ("query", "key")},
+            **{f"{name}.weight": value for name in ("local", "value")},
+            "value.bias": value_bias,
+            "local.bias": value_bias + bias,
+        }
 
 
 class SpatialAttention(nn.Module):
