@@ -353,7 +353,7 @@ def digits(job: Job) -> dict:
             "ls": Local(data, patch_size=schedule, border=border),
         }
         part = compare(
-            {name: network, **machines}, data, samples=count, steps=20 if full else 5, levels=effort["levels"], draws=job.scale.draws // 4
+            {name: network, **machines}, data, samples=count, steps=20 if full else 5, levels=effort["levels"], draws=job.scale.draws // 20
         )
         sizes = [size[0] for size in schedule.sizes]
         rows[name] = {"patch_sizes": sizes, "receptive_field": network.receptive_field, "comparison": part}
