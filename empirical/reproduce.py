@@ -66,6 +66,7 @@ TOY = {
     "top1": Model("top-1", "top1_identity", 21.64, share=0.3, start="identity"),
     "attention": Model("attention", "full", 64.03, start="identity"),
 }
+EVALUATIONS = 40  # points of a curve over the steps
 AGREEMENT = ("r2_pearson", "r2_pearson_cells", "label_agreement")
 POSTER_RANDOM = 5.38  # "random" as printed there; random colours are consistent with 7.715%
 FULL_STEPS = {"toy": 30_000, "digits": 10_000}
