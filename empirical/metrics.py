@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from theory.data.imageset import Rule
+from theory.denoiser import Denoiser
 from theory.metrics import Estimate, Proportion, squared_error
 from theory.types import Float, Images
 
@@ -43,6 +44,26 @@ def cosine(a: Images, b: Images) -> Float[Tensor, " B"]:
     """Cosine of the angle between each pair of images as vectors, as in 2412.20292; NaN where one is zero."""
     a, b = a.double().flatten(1), b.double().flatten(1)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def sensitivity(denoiser: Denoiser, x_t: Images, t: float, pixel: tuple[int, int] | None = None) -> Float[Tensor, "H W"]:
+    r"""How much the prediction at one pixel depends on every pixel: its receptive field, measured.
+
+    .. math:: S(p) = \Big( E \sum_{c,c'} \big(\partial\, E[x_0 | x_t]_{c, q} / \partial x_{t, c', p}\big)^2 \Big)^{1/2}
+
+    Args:
+        denoiser: Anything autograd runs through: a network, or a machine with ``engine="dense"``.
+        x_t: Noisy images with shape ``(B, C, H, W)``.
+        t: Their time.
+        pixel: ``q``, row and column; the central one if not given.
+    """
+    height, width = x_t.shape[-2:]
+    y, x = pixel or (height // 2, width // 2)
+    with torch.enable_grad():
+        moved = x_t.detach().clone().requires_grad_()
+        centre = denoiser.denoise(moved, t)[:, :, y, x].sum(0)
+        jacobian = torch.stack([torch.autograd.grad(c, moved, retain_graph=True)[0] for c in centre])
+    return jacobian.double().square().sum((0, 2)).mean(0).sqrt()
 
 
 class Median(NamedTuple):

@@ -4,8 +4,9 @@
 ``digits``: ResNet and UNet with zero and circular padding, against calibrated ELS, LS and IS, as in table 2
 of arXiv 2412.20292.
 
-Everything lands in one directory: ``train/`` with the checkpoints, ``theory/`` with the solutions and
-``report.json``. An interrupted run goes on where it was when the command is repeated.
+Everything lands in one directory: ``train/`` with the checkpoints, ``theory/`` with the solutions,
+``samples.safetensors`` with the first samples of every model, all from the same noise, and ``report.json``.
+An interrupted run goes on where it was when the command is repeated.
 """
 
 import argparse
@@ -21,21 +22,25 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from safetensors.torch import load_file
+from torch import Tensor
 
 from empirical.calibrate import calibrate, default_sizes
 from empirical.checkpoint import NAME, Checkpoint
-from empirical.compare import NULL, Comparison, compare
+from empirical.compare import NULL, Comparison
+from empirical.metrics import sensitivity
 from empirical.train import Config, stop_signal, train
 from theory.calibrated import save_patch_schedule
 from theory.commandline import Parser, find_device, guarded
 from theory.data import ImageSet, load
 from theory.errors import InputError, choices
 from theory.machines import EquivariantLocal, Ideal, Local
-from theory.results import versions, write_json
+from theory.results import versions, write_json, write_tensors
 from theory.solve import run as run_theory
 from theory.stationarity import SolvedScore
 
 FORMAT = "empirical.reproduce/1"
+SAMPLES = "samples.safetensors"
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ AGREEMENT = ("r2_pearson", "r2_pearson_cells", "label_agreement")
 POSTER_RANDOM = 5.38  # "random" as printed there; random colours are consistent with 7.715%
 FULL_STEPS = {"toy": 30_000, "digits": 10_000}
 SMALLEST = {"toy": 60, "digits": 60}
+KEPT = 500  # samples of each model that are written
 FULL = 0.3  # budget from which on nothing but steps, samples and draws is cut
 
 
@@ -206,6 +212,8 @@ def toy(job: Job) -> dict:
         trained[model, seed] = comparison.seen(name, checkpoint.denoiser())
         comparisons[name] = comparison.report({"network": trained[model, seed], **seen})
         job.say(f"compared {model} seed {seed} with {len(theories)} theories")
+    kept = {f"theory.{name}": s for name, s in seen.items()} | {f"network.{m}-{seed}": s for (m, seed), s in trained.items()}
+    write_tensors(job.out / SAMPLES, {name: s.samples[:KEPT] for name, s in kept.items()})
     pairs = list(combinations(range(job.scale.seeds), 2))
     twins = {m: [comparison.pair(trained[m, i], trained[m, j]) for i, j in pairs] for m in models}
     return {
@@ -330,11 +338,8 @@ DIGITS = {
 def digits(job: Job) -> dict:
     """Train, calibrate and compare ResNet and UNet; returns the report."""
     data = load(job.dataset)
-    full = job.scale.budget >= FULL
-    count, effort = (200, {"levels": 10, "draws": 32}) if full else (20, {"levels": 3, "draws": 4})
-    rows, curves = {}, {}
+    rows, curves, samples = {}, {}, {}
     for name in job.models:
-        options = DIGITS[name]
         config = Config(
             dataset=job.dataset,
             target=job.target,
@@ -343,27 +348,53 @@ def digits(job: Job) -> dict:
             every=max(1, job.scale.steps // 10),
             batch=job.batch,
             samples=64,
-            **options,
+            **DIGITS[name],
         )
         checkpoint = job.trained(config, data, name)
-        network, border = checkpoint.denoiser(), options["padding"]
-        schedule, detail = calibrate(network, data, default_sizes(network, data, border), border=border, **effort)
-        save_patch_schedule(job.out / f"{name}.json", schedule, {"network": name, **detail})
-        machines = {
-            "els": EquivariantLocal(data, patch_size=schedule, border=border),
-            "ls": Local(data, patch_size=schedule, border=border),
-        }
-        part = compare(
-            {name: network, **machines}, data, samples=count, steps=20 if full else 5, levels=effort["levels"], draws=job.scale.draws // 20
-        )
-        sizes = [size[0] for size in schedule.sizes]
-        rows[name] = {"patch_sizes": sizes, "receptive_field": network.receptive_field, "comparison": part}
+        rows[name], drawn = _held(job, name, checkpoint, data)
+        samples |= {f"{name}.{model}": x for model, x in drawn.items()}
         curves[name] = checkpoint.history
-        job.say(f"compared {name}: patch sizes {sizes}")
+        job.say(f"compared {name}: patch sizes {rows[name]['patch_sizes']}")
+    write_tensors(job.out / SAMPLES, samples)
     return {
         "format": FORMAT, "study": "digits", "scale": vars(job.scale), "data": {"name": data.name, "fingerprint": data.fingerprint},
         "versions": versions(), "rows": rows, "curves": curves,
     }  # fmt: skip
+
+
+def _held(job: Job, name: str, checkpoint: Checkpoint, data: ImageSet) -> tuple[dict, dict[str, Tensor]]:
+    """A network held against its calibrated machines, or what an earlier run found: its row, and samples of all models."""
+    full = job.scale.budget >= FULL
+    effort = {"levels": 10, "draws": 32} if full else {"levels": 3, "draws": 4}
+    drawn = {"samples": 200 if full else 20, "steps": 20 if full else 5, "levels": effort["levels"], "draws": job.scale.draws // 20}
+    identity = {"network": checkpoint.origin(), "data": data.fingerprint, "effort": effort, "drawn": drawn, "versions": versions()}
+    part, tensors = job.out / "compared" / f"{name}.json", job.out / "compared" / f"{name}.safetensors"
+    if part.is_file() and (done := json.loads(part.read_text()))["identity"] == identity:
+        return done["row"], load_file(tensors)
+    network, border = checkpoint.denoiser(), DIGITS[name]["padding"]
+    schedule, detail = calibrate(network, data, default_sizes(network, data, border), border=border, progress=job.progress, **effort)
+    save_patch_schedule(job.out / f"{name}.json", schedule, {"network": name, **detail})
+    models = {
+        name: network,
+        "els": EquivariantLocal(data, network.schedule, patch_size=schedule, border=border),
+        "ls": Local(data, network.schedule, patch_size=schedule, border=border),
+        NULL: Ideal(data, network.schedule),
+    }
+    comparison = Comparison(data, network.schedule, **drawn)
+    seen = {model: comparison.seen(model, denoiser) for model, denoiser in models.items()}
+    seeing = sensitivity(network, comparison.noisy[effort["levels"] // 2].x_t[:64], comparison.times[effort["levels"] // 2])
+    row = {
+        "patch_sizes": [size[0] for size in schedule.sizes],
+        "receptive_field": network.receptive_field,
+        "sensitivity": {"t": comparison.times[effort["levels"] // 2], "pixels": seeing.tolist()},
+        "calibration": detail,
+        "comparison": comparison.report(seen),
+    }
+    samples = {("network" if model == name else model): s.samples for model, s in seen.items()}
+    part.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(tensors, samples)
+    write_json(part, {"identity": identity, "row": row})  # written last: its presence means both are whole
+    return row, samples
 
 
 def digits_tables(report: dict) -> list[Table]:
@@ -429,7 +460,7 @@ def _run(a: argparse.Namespace, out: Path) -> int:
     write_json(out / "report.json", report)
     for table in tables(report):
         console.print(table)
-    console.print(f"written to {out}: report.json, train/" + (", theory/" if a.study == "toy" else ""), highlight=False)
+    console.print(f"written to {out}: report.json, {SAMPLES}, train/" + (", theory/" if a.study == "toy" else ""), highlight=False)
     return 0
 
 

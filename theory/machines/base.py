@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
+from jaxtyping import Shaped
 from torch import Tensor
 
 from theory.data.imageset import ImageSet
@@ -20,7 +21,7 @@ from theory.errors import InputError
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import Size
 from theory.posterior import KeySource, State, stored, summation
-from theory.types import BatchLabels, Images, Means, PerQuery, Queries, Times, TrainingImages
+from theory.types import BatchLabels, Images, Int, Means, PerQuery, Queries, Times, TrainingImages
 
 MEMORY = 2**29  # bytes
 MINIMUM = 2**24
@@ -38,6 +39,8 @@ class Problem:
         place: Brings values ``(G, Q, v)`` back to image shape ``(B, v', h, w)``.
         rows, cols: Where in the output they go.
         dims: Numbers each group sees, with shape ``(G,)`` (less than ``d`` where windows are cut off).
+        origins: Row and column of the training pixel that each key of an item is centred on, with shape
+            ``(G, rows, 2)``; of whole images, by how much they are shifted.
     """
 
     source: KeySource
@@ -47,6 +50,7 @@ class Problem:
     rows: slice
     cols: slice
     dims: Tensor
+    origins: Int[Tensor, "G rows 2"]
 
 
 class AnalyticDenoiser(Denoiser):
@@ -106,7 +110,7 @@ class AnalyticDenoiser(Denoiser):
         Raises:
             InputError: If shapes, times or labels do not fit, or ``sigma_t`` is 0.
         """
-        self._check(x_t)
+        self.check(x_t)
         t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device)
         alpha, sigma = self.schedule(t)
         require_noise(sigma)
@@ -131,7 +135,7 @@ class AnalyticDenoiser(Denoiser):
         return parts[0] if len(parts) == 1 else Posterior(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
     def _solve(self, problems: list[Problem], x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None) -> Posterior:
-        centre = self._centre(label).to(x_t.device)
+        centre = self.centre_of(label).to(x_t.device)
         centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
         mean = torch.zeros_like(centred)
         log_evidence, ess = (centred.new_zeros(len(x_t), 1, *x_t.shape[-2:]) for _ in range(2))
@@ -150,7 +154,7 @@ class AnalyticDenoiser(Denoiser):
         """Problems of a class and patch size, with small sets of candidates merged and kept."""
         key = (label, size, like.dtype, like.device)
         if key not in self._kept_problems:
-            images, log_weights = self._training(label, like)
+            images, log_weights = self.training(label, like)
             self._kept_problems[key] = list(self._merged(self.problems(images, log_weights, size), like))
         return self._kept_problems[key]
 
@@ -165,21 +169,27 @@ class AnalyticDenoiser(Denoiser):
                     problem = replace(problem, source=small)
             yield problem
 
-    def _training(self, label: int | None, like: Tensor) -> tuple[TrainingImages, Tensor]:
+    def training(self, label: int | None, like: Tensor) -> tuple[TrainingImages, Tensor]:
         """Centred images of a class and their log-weights, with the dtype and device of ``like``."""
         key = (label, like.dtype, like.device)
         if key not in self._kept_images:
             chosen = self.data.select(label)
-            images = (chosen.images.double() - self._centre(label)).to(like)
+            images = (chosen.images.double() - self.centre_of(label)).to(like)
             self._kept_images[key] = images, torch.log(chosen.weights).to(like)
         return self._kept_images[key]
 
-    def _centre(self, label: int | None) -> Tensor:
+    def centre_of(self, label: int | None) -> Tensor:
+        """What is subtracted from the images of a class (`centre`)."""
         if label not in self._kept_centres:
             self._kept_centres[label] = self.centre(self.data.select(label).images.double())
         return self._kept_centres[label]
 
-    def _check(self, x_t: Images) -> None:
+    def check(self, x_t: Images) -> None:
+        """Refuse noisy images of another shape or dtype than can be compared with the training images.
+
+        Raises:
+            InputError: If they don't fit.
+        """
         if x_t.ndim != 4 or x_t.shape[1:] != self.data.images.shape[1:]:
             raise InputError(
                 f"noisy images of shape {tuple(x_t.shape)}",
@@ -197,7 +207,7 @@ class AnalyticDenoiser(Denoiser):
         return [int(i) for i in _per_image(torch.as_tensor(label), batch, "label").tolist()]
 
 
-def whole_image(values: Means, shape: torch.Size) -> Images:
+def whole_image(values: Shaped[Tensor, "1 B v"], shape: torch.Size) -> Shaped[Tensor, "B v_ H_ W_"]:
     """Values of one posterior per image, as images; one number per image is broadcast."""
     return rearrange(values, "1 b v -> b v 1 1") if values.shape[-1] == 1 else values[0].reshape(-1, *shape)
 
@@ -215,6 +225,11 @@ def _per_image(value: Tensor, batch: int, what: str) -> Tensor:
             f"{what} of shape {tuple(value.shape)} for {batch} images", f"shape () or ({batch},)", "pass one for all or one each"
         )
     return value
+
+
+def pixels(rows: tuple[int, int], cols: tuple[int, int]) -> Int[Tensor, "n 2"]:
+    """Rows and columns of a rectangle of pixels, row by row."""
+    return torch.cartesian_prod(torch.arange(*rows), torch.arange(*cols))
 
 
 def _check_memory(memory: int) -> int:

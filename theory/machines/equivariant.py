@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from theory.machines.base import AnalyticDenoiser, Problem, whole_image
+from theory.machines.base import AnalyticDenoiser, Problem, pixels, whole_image
 from theory.patches import Size
 from theory.posterior import Keys, KeySource
 from theory.types import TrainingImages
@@ -44,4 +44,5 @@ class Equivariant(AnalyticDenoiser):
             rows=slice(None),
             cols=slice(None),
             dims=torch.tensor([dim], device=images.device),
+            origins=pixels((0, height), (0, width))[None],
         )

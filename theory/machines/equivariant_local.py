@@ -21,7 +21,7 @@ from torch import Tensor
 
 from theory.data.imageset import ImageSet
 from theory.errors import InputError, choices
-from theory.machines.base import AnalyticDenoiser, Problem
+from theory.machines.base import AnalyticDenoiser, Problem, pixels
 from theory.noise import Schedule
 from theory.patches import Block, PatchSchedule, PatchSize, Size, border_blocks, centres, check_border, interior_block, patch_rows, wrap
 from theory.posterior import Keys, KeySource
@@ -118,4 +118,5 @@ def _problem(
         rows=slice(*output.rows),
         cols=slice(*output.cols),
         dims=torch.tensor([dim], device=images.device),
+        origins=(pixels(keys.rows, keys.cols) - (torch.tensor(wrapped) // 2 if wrap_keys else 0))[None],
     )

@@ -43,4 +43,5 @@ class Ideal(AnalyticDenoiser):
             rows=slice(None),
             cols=slice(None),
             dims=torch.tensor([dim], device=images.device),
+            origins=torch.zeros(1, 1, 2, dtype=torch.int64),
         )

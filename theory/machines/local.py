@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from theory.data.imageset import ImageSet
-from theory.machines.base import AnalyticDenoiser, Problem
+from theory.machines.base import AnalyticDenoiser, Problem, pixels
 from theory.noise import Schedule
 from theory.patches import Block, PatchSchedule, PatchSize, Size, check_border, windows, wrap
 from theory.posterior import Keys, KeySource
@@ -90,4 +90,5 @@ def _row(images: TrainingImages, log_weights: Tensor, size: Size, border: str, y
         rows=slice(y, y + 1),
         cols=slice(None),
         dims=rows(torch.ones_like(images[:1]))[:, 0].sum(-1),
+        origins=pixels((y, y + 1), (0, width))[:, None],
     )

@@ -1,0 +1,75 @@
+"""Results that figures are drawn from: a directory with the outputs of ``empirical.reproduce``.
+
+``toy-grid/`` is that of ``reproduce toy`` and ``digits/`` that of ``reproduce digits``: each with ``report.json`` and
+``samples.safetensors``, the toy with ``theory/`` too. ``results/`` of the repository is one.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from theory.data import ImageSet, load
+from theory.errors import InputError
+from theory.stationarity import SolvedScore
+
+COMMITTED = Path(__file__).resolve().parents[1] / "results"
+COMMANDS = {"toy-grid": "python -m empirical.reproduce toy", "digits": "python -m empirical.reproduce digits"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A directory of results.
+
+    Args:
+        path: The directory.
+    """
+
+    path: Path = COMMITTED
+
+    def report(self, study: str, name: str = "report.json") -> dict:
+        """A JSON file of a study.
+
+        Raises:
+            InputError: If it is missing or damaged.
+        """
+        path = self.path / study / name
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise self._missing(path, study, error) from error
+
+    def samples(self, study: str) -> dict[str, Tensor]:
+        """Samples of all models of a study, from the same noise.
+
+        Raises:
+            InputError: If they are missing or damaged.
+        """
+        path = self.path / study / "samples.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise self._missing(path, study, error) from error
+
+    def data(self, study: str) -> ImageSet:
+        """The data set of a study, which must be the same one still.
+
+        Raises:
+            InputError: If the data set of that name has changed.
+        """
+        told = self.report(study)["data"]
+        data = load(told["name"])
+        if data.fingerprint != told["fingerprint"]:
+            raise InputError(f"results {self.path / study} of {told['name']} with other images", "those of today", "reproduce it again")
+        return data
+
+    def solution(self, study: str, family: str) -> SolvedScore:
+        """A solved score of a study."""
+        return SolvedScore.load(self.path / study / "theory" / "attention" / family, self.data(study))
+
+    def _missing(self, path: Path, study: str, error: Exception) -> InputError:
+        command = f"{COMMANDS[study]} --out {self.path / study}"
+        return InputError(f"results {path} ({type(error).__name__})", "a file empirical.reproduce wrote", f"run {command}")
