@@ -2,11 +2,20 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo figures docs test test-slow lint bench clean
 
 # The main job: every machine on the toy data, into runs/toy.
 demo: $(VENV)/.installed
 	$(RUN) -m theory.solve --dataset toy --out runs/toy
+
+# Every claim as a picture, from the committed results, into figures/out; open index.html there.
+figures: $(VENV)/.installed
+	$(RUN) -m figures.make
+
+# The documentation site, with the gallery, into docs/_build.
+docs: $(VENV)/.installed
+	$(RUN) -m figures.make --out docs/_gallery/gallery
+	$(RUN) -m sphinx -q -W -b html docs docs/_build
 
 test: $(VENV)/.installed
 	$(RUN) -m pytest -m "not slow"
@@ -25,8 +34,8 @@ bench: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -c constraints.txt -e ".[data,test,lint,bench]"
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[data,test,lint,bench,docs]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs figures/out docs/_build docs/_gallery

@@ -52,26 +52,29 @@ class Model:
         theory: The theory of it.
         poster: What the poster prints.
         share: Share of the steps; networks whose optimum is easily found need fewer.
+        batch: Share of the images in a step.
         start: The network whose weights it begins with. Alone, networks with attention stay where the CNN ends for many
-            thousands of steps; with a trunk that knows its patch (`TRUNK`) `identity` does not, and the others contain it.
+            thousands of steps; with a trunk that knows its patch (`TRUNK`) they leave that plateau much sooner.
     """
 
     title: str
     theory: str
     poster: float | None
     share: float = 1.0
+    batch: float = 0.5
     start: str | None = None
 
 
-TRUNK, TRUNK_SHARE = "patch", 0.1  # what `identity` starts from, and its share of the steps
+TRUNK = "patch"
+FIRST = Model("patch", "", None, share=4 / 75)  # trained before all others
 TOY = {
-    "cnn": Model("CNN", "els", 10.88, share=0.3),
-    "literal": Model("literal", "literal", None, share=0.3),
-    "identity": Model("identity", "identity", 25.44, share=0.5, start=TRUNK),
-    "top1": Model("top-1", "top1_identity", 21.64, share=0.3, start="identity"),
-    "attention": Model("attention", "full", 64.03, start="identity"),
+    "cnn": Model("CNN", "els", 10.88, share=0.16),
+    "literal": Model("literal", "literal", None, share=0.16),
+    "identity": Model("identity", "identity", 25.44, share=4 / 15, start=TRUNK),
+    "top1": Model("top-1", "top1_identity", 21.64, share=0.16, start="identity"),
+    "attention": Model("attention", "full", 64.03, batch=1, start=TRUNK),
 }
-EVALUATIONS = 40  # points of a curve over the steps
+EVALUATIONS = 60  # points of a curve over the steps
 AGREEMENT = ("r2_pearson", "r2_pearson_cells", "label_agreement")
 POSTER_RANDOM = 5.38  # "random" as printed there; random colours are consistent with 7.715%
 FULL_STEPS = {"toy": 30_000, "digits": 10_000}
@@ -148,8 +151,9 @@ class Job:
         if (path / NAME).is_file():
             saved = Checkpoint.load(path)
             begun = None if start is None else start.origin()
-            if saved.step == config.steps and saved.identity["config"] == asdict(config) and saved.identity.get("start") == begun:
-                return saved
+            if saved.step == config.steps and _decisive(saved.identity["config"]) == _decisive(asdict(config)):
+                if saved.identity.get("start") == begun:
+                    return saved
         trainer = train(config, data, out=path, start=start, device=self.device, resume=True, stopped=self.stopped, progress=self.progress)
         if trainer.done < config.steps:
             raise StoppedError
@@ -160,6 +164,11 @@ class Job:
         self.progress.console.print(line, highlight=False)
         if self.stopped():
             raise StoppedError
+
+
+def _decisive(config: dict) -> dict:
+    """What determines the weights: all of a configuration but how often it is evaluated, and on how much."""
+    return {key: value for key, value in config.items() if key not in ("every", "samples")}
 
 
 def with_starts(chosen: list[str]) -> list[str]:
@@ -178,7 +187,6 @@ def toy(job: Job) -> dict:
         "dataset": job.dataset,
         "target": job.target,
         "rate": job.rate,
-        "batch": job.batch,
         "every": max(20, job.scale.steps // EVALUATIONS),
         "samples": job.scale.watched,
         "decay": "tail",
@@ -186,16 +194,17 @@ def toy(job: Job) -> dict:
     }
     models, networks = with_starts(job.models), {}
 
-    def trained(model: str, seed: int, share: float, start: Checkpoint | None = None) -> Checkpoint:
-        steps = max(1, round(job.scale.steps * share))
-        return job.trained(Config(model=model, seed=seed, steps=steps, **config), data, f"{model}-{seed}", start)
+    def trained(name: str, seed: int, start: Checkpoint | None = None) -> Checkpoint:
+        model = FIRST if name == TRUNK else TOY[name]
+        steps, batch = max(1, round(job.scale.steps * model.share)), max(1, round(job.batch * model.batch))
+        return job.trained(Config(model=name, seed=seed, steps=steps, batch=batch, **config), data, f"{name}-{seed}", start)
 
     for seed in range(job.scale.seeds):
         starts: dict[str | None, Checkpoint | None] = {None: None}
         if any(TOY[model].start == TRUNK for model in models):
-            starts[TRUNK] = trained(TRUNK, seed, TRUNK_SHARE)
+            starts[TRUNK] = trained(TRUNK, seed)
         for model in models:
-            starts[model] = networks[model, seed] = trained(model, seed, TOY[model].share, starts[TOY[model].start])
+            starts[model] = networks[model, seed] = trained(model, seed, starts[TOY[model].start])
     families = [TOY[model].theory for model in models if TOY[model].theory != "els"]
     report = _solved(job, families)
     theories = {"els": EquivariantLocal(data, patch_size=data.patch_size)}
@@ -220,7 +229,8 @@ def toy(job: Job) -> dict:
         "format": FORMAT,
         "study": "toy",
         "scale": vars(job.scale),
-        "config": config,
+        "config": config | {"batch": job.batch},
+        "training": {model: asdict(TOY[model]) for model in models},
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         "versions": versions(),
         "random": data.rule.baseline,
@@ -422,14 +432,14 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("study", choices=list(STUDIES), help="what to reproduce")
     p.add_argument("--budget", type=float, default=1.0, help="1 for everything (hours on 2 cores), .01 for a smoke run")
-    p.add_argument("--steps", type=int, help="training steps; by the budget if not given")
+    p.add_argument("--steps", type=int, help="training steps, of those that need most; by the budget if not given")
     p.add_argument("--seeds", type=int, help="networks of each kind (toy); by the budget if not given")
     names = "; ".join(f"{study}: {', '.join(options[3])}" for study, options in STUDIES.items())
     p.add_argument("--models", nargs="+", metavar="NAME", help=f"only some, and those they start from; {names}")
     p.add_argument("--dataset", help="another data set of the same kind, such as toy:layout=strip or mnist5k")
     p.add_argument("--target", default="posterior", help="trained towards: clean, or posterior (the mean of x_0 given x_t)")
     p.add_argument("--rate", type=float, default=2e-3, help="learning rate")
-    p.add_argument("--batch", type=int, default=128, help="images in a training step")
+    p.add_argument("--batch", type=int, default=128, help="images in a training step; most networks of the toy take half")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--out", type=Path, help="output directory; runs/reproduce-STUDY if not given")
     return p

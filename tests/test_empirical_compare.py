@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from empirical import calibrate as calibration
 from empirical import compare as comparison
@@ -11,6 +12,7 @@ from empirical import reproduce
 from empirical.calibrate import calibrate
 from empirical.checkpoint import Checkpoint
 from empirical.compare import compare, flags, varying
+from empirical.metrics import Median, label_agreement, r2_pearson
 from empirical.models import open_model
 from empirical.train import Config, train
 from tests.helpers import assert_close, random_set
@@ -173,15 +175,29 @@ def test_reproduction_of_the_toy_runs_and_goes_on(tmp_path, capsys):
     assert reproduce.main(command) == 0  # nothing is trained twice
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "train").rglob("*.safetensors")}
     assert "poster" in capsys.readouterr().out
+    samples = load_file(tmp_path / "r" / "samples.safetensors")
+    for name in ("cnn-0", "top1-1"):  # what is kept is what was compared
+        pair, kept = report["comparisons"][name]["pairs"]["els"], (samples[f"network.{name}"], samples["theory.els"])
+        assert len(kept[0]) == report["scale"]["samples"] <= reproduce.KEPT
+        assert pair["label_agreement"]["value"] == pytest.approx(label_agreement(load(STRIP).rule, *kept).value)
 
 
 @pytest.mark.slow
 def test_reproduction_of_the_digits_runs(tmp_path, capsys):
     command = f"digits --models resnet-circular --budget 0.001 --steps 30 --device cpu --out {tmp_path / 'r'}"
     assert reproduce.main(command.split()) == 0
-    (row,) = json.loads((tmp_path / "r" / "report.json").read_text())["rows"].values()
+    report = (tmp_path / "r" / "report.json").read_text()
+    (row,) = json.loads(report)["rows"].values()
     assert row["receptive_field"] == 7 and set(row["comparison"]["pairs"]) == {"els", "ls", "ideal"}
     assert "median r2_pearson" in capsys.readouterr().out
+    samples = load_file(tmp_path / "r" / "samples.safetensors")
+    assert set(samples) == {f"resnet-circular.{name}" for name in ("network", "els", "ls", "ideal")}
+    median = Median.of(r2_pearson(samples["resnet-circular.network"], samples["resnet-circular.els"]))
+    assert row["comparison"]["pairs"]["els"]["r2_pearson"]["value"] == pytest.approx(median.value)
+    part = tmp_path / "r" / "compared" / "resnet-circular.json"
+    before = part.stat().st_mtime_ns
+    assert reproduce.main(command.split()) == 0 and part.stat().st_mtime_ns == before  # nothing is compared twice
+    assert json.loads((tmp_path / "r" / "report.json").read_text()) == json.loads(report)
 
 
 @pytest.mark.parametrize("options", ["--budget 0", "--steps 0", "--models gan", "--dataset nothing", "--target none"])

@@ -7,9 +7,12 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from empirical.metrics import Gap, Median, cosine, label_agreement, pearson_r, r2_determination, r2_pearson
-from tests.helpers import assert_close, noise
+from empirical.metrics import Gap, Median, cosine, label_agreement, pearson_r, r2_determination, r2_pearson, sensitivity
+from tests.helpers import assert_close, noise, random_set
 from theory.data import load
+from theory.denoiser import Denoiser, Posterior
+from theory.machines import EquivariantLocal
+from theory.noise import CosineSchedule
 
 
 def test_correlations_are_scipys_image_by_image():
@@ -70,3 +73,41 @@ def test_gap_flags_only_what_lies_below(shift, below):
     jitter = torch.from_numpy(np.random.default_rng(1).standard_normal(500))
     gap = Gap.of(common + shift + jitter, common)
     assert gap.below is below and abs(gap.value - shift) < 4 * gap.stderr and gap.stderr < 0.06
+
+
+class Filter(Denoiser):
+    """A convolution around a circle, with weights that differ from channel to channel."""
+
+    schedule = CosineSchedule()
+
+    def __init__(self, kernel: torch.Tensor) -> None:
+        self.kernel = kernel
+
+    def __call__(self, x_t, t, label=None):
+        return Posterior(torch.nn.functional.conv2d(torch.nn.functional.pad(x_t, (1, 1, 1, 1), mode="circular"), self.kernel))
+
+
+def test_sensitivity_of_a_filter_is_its_kernel():
+    kernel = noise((2, 2, 3, 3), seed=4)
+    found = sensitivity(Filter(kernel), noise((5, 2, 6, 7)), 0.5, (2, 3))
+    expected = torch.zeros(6, 7, dtype=torch.float64)
+    expected[1:4, 2:5] = kernel.square().sum((0, 1)).sqrt()
+    assert_close(found, expected, atol=1e-12)
+    assert_close(sensitivity(Filter(kernel), noise((5, 2, 6, 7)), 0.5).roll((-1, 0), (0, 1)), expected, atol=1e-12)  # centre 3, 3
+
+
+def test_sensitivity_is_what_differences_measure_and_ends_at_the_patch():
+    data, t, step = random_set(6, channels=2, height=6, width=5), 0.5, 1e-6
+    machine = EquivariantLocal(data, patch_size=3, border="zeros", engine="dense")
+    x_t = noise((3, 2, 6, 5), seed=2)
+    found = sensitivity(machine, x_t, t)
+    expected = torch.zeros(6, 5, dtype=torch.float64)
+    for c in range(2):
+        for y in range(6):
+            for x in range(5):
+                moved = torch.zeros_like(x_t)
+                moved[:, c, y, x] = step
+                change = (machine.denoise(x_t + moved, t) - machine.denoise(x_t - moved, t))[:, :, 3, 2] / (2 * step)
+                expected[y, x] += change.square().sum(1).mean()
+    assert_close(found, expected.sqrt(), atol=1e-7)  # central differences: rounding over the step
+    assert int((found > 0).sum()) == 9

@@ -26,7 +26,9 @@ def test_black_and_white_mosaics_obey_the_majority():
     assert numbers.values["majority"] == 1 and numbers.values["finished"] == 1
     assert -1 < float(numbers.arrays["plain.els"].mean()) < 1  # a mosaic, not a training image
     assert float(numbers.arrays["plain.ideal"].abs().min()) > 0.99 and len(numbers.arrays["plain.ideal"].sign().unique()) == 1
-    assert numbers.values["distance"]["ideal"] < 1e-6 and numbers.values["distance"]["equivariant"] < 1e-6 < numbers.values["distance"]["els"]
+    assert (
+        numbers.values["distance"]["ideal"] < 1e-6 and numbers.values["distance"]["equivariant"] < 1e-6 < numbers.values["distance"]["els"]
+    )
 
 
 def test_mosaics_put_together_give_the_sample_back():
@@ -71,7 +73,7 @@ def test_every_figure_is_drawn_and_described(name, tmp_path, capsys):
     assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     first = (tmp_path / f"{name}.png").read_bytes()
     page = (tmp_path / "index.html").read_text()
-    assert "data:image/png;base64," in page and "src=\"http" not in page  # self-contained
+    assert "data:image/png;base64," in page and 'src="http' not in page  # self-contained
     assert make.main(["--only", name, "--out", str(tmp_path), "--redraw"]) == 0
     assert (tmp_path / f"{name}.png").read_bytes() == first  # what is saved is all it is drawn from
     assert json.loads((tmp_path / "numbers" / f"{name}.json").read_text())["config"]["figure"] == name

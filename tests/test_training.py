@@ -33,6 +33,13 @@ def stripes() -> ImageSet:
     return ImageSet(torch.stack([rows[i].expand(6, 6) for i in (0, 1)] + [rows[0].expand(6, 6).T])[:, None], "stripes")
 
 
+def test_looking_does_not_change_what_is_learned():
+    """How often and on how many samples it is evaluated changes no weight."""
+    often, seldom = (train(replace(TINY, steps=20, every=every, samples=samples), load(STRIP)) for every, samples in ((3, 50), (20, 10)))
+    for a, b in zip(often.model.state_dict().values(), seldom.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("prediction", "share"), [("sample", 0.1), ("epsilon", 0.25)])
 def test_a_cnn_reaches_the_els_loss(prediction, share):
@@ -180,9 +187,10 @@ def test_a_start_gives_what_two_networks_share(tmp_path):
     assert begun.identity["start"]["model"] == "attention" and alone.identity["start"] is None
 
 
-def test_attention_starts_as_the_function_of_identity():
-    """``full`` contains ``identity``: the same output for every image, level and border."""
-    config = replace(TINY, model="identity", steps=3)
+@pytest.mark.parametrize("first", ["identity", "patch"])
+def test_attention_starts_as_the_function_of_what_it_contains(first):
+    """``full`` contains ``identity`` and a network without attention: the same output for every image, level and border."""
+    config = replace(TINY, model=first, steps=3)
     saved = train(config).checkpoint()
     begun = Trainer(replace(config, model="attention", seed=1), load(STRIP), start=saved)
     x = initial_noise(begun.schedule, (5, *load(STRIP).images.shape[1:]), 3)

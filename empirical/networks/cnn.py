@@ -64,11 +64,14 @@ class AttentionCNN(Network):
         return out.mT.unflatten(-1, x.shape[2:])
 
     def inherited(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As of any network; and ``attention`` starts as the same function where the other is ``identity``."""
+        """As of any network; and ``attention`` starts as the same function where the other is ``identity`` or ``patch``."""
         shared = super().inherited(weights)
         embed = weights.get("head.embed.weight")
         if isinstance(self.head, heads.Full) and embed is not None and embed.shape == self.head.query.weight.shape:
             shared |= {f"head.{name}": x for name, x in self.head.of_identity(weights).items()}
+        readout = weights.get("head.readout.weight")
+        if isinstance(self.head, heads.Full) and readout is not None and len(readout) == heads.SIDE**2 * len(self.head.local.weight):
+            shared |= {f"head.{name}": x for name, x in self.head.of_patch(weights).items()}
         return shared
 
     def target(self, image: Tensor) -> Tensor:

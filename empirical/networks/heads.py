@@ -14,9 +14,9 @@ With ``z`` the trunk's features at each pixel, and ``softmax`` over all pixels `
 
 Training sees a long plateau at the loss of the CNN before attention is any use: what a CNN needs to know for its own
 pixel is not what one pixel can tell another. ``identity`` has none when its trunk starts as that of ``patch``, which
-knows all of its patch, and ``attention`` none when it starts as the function of a trained ``identity``. Alone,
-``attention`` has a shorter one when queries and keys start long, so that like attends to like, and learn faster than
-the rest (`quick`).
+knows all of its patch, and ``attention`` none when it starts as the function of a trained ``identity``, but then ends
+at a higher loss than from ``patch``. Alone, ``attention`` has a shorter one when queries and keys start long, so that
+like attends to like, and learn faster than the rest (`quick`).
 """
 
 from collections.abc import Mapping
@@ -112,6 +112,16 @@ class Full(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         attention = torch.softmax(self.beta * self.query(z) @ self.key(z).mT, -1)
         return self.local(z) + attention @ self.value(z)
+
+    def of_patch(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights with which this head is that of a `Patch` network in use: its centre's readout, and values of 0."""
+        centre = slice(SIDE**2 // 2, None, SIDE**2)
+        return {
+            "local.weight": weights["head.readout.weight"][centre],
+            "local.bias": weights["head.readout.bias"][centre],
+            "value.weight": torch.zeros_like(self.value.weight),
+            "value.bias": torch.zeros_like(self.value.bias),
+        }
 
     def of_identity(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights with which this head is an `Identity` head: ``Q = K = E`` and ``H = V = R E``."""
