@@ -151,9 +151,9 @@ class Job:
         if (path / NAME).is_file():
             saved = Checkpoint.load(path)
             begun = None if start is None else start.origin()
-            if saved.step == config.steps and _decisive(saved.identity["config"]) == _decisive(asdict(config)):
-                if saved.identity.get("start") == begun:
-                    return saved
+            same = saved.step == config.steps and _decisive(saved.identity["config"]) == _decisive(asdict(config))
+            if same and saved.identity.get("start") == begun:
+                return saved
         trainer = train(config, data, out=path, start=start, device=self.device, resume=True, stopped=self.stopped, progress=self.progress)
         if trainer.done < config.steps:
             raise StoppedError

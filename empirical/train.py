@@ -40,7 +40,7 @@ from theory.data import SOURCES, ImageSet, load
 from theory.data.toy import Toy
 from theory.errors import InputError
 from theory.machines import Ideal
-from theory.metrics import Proportion
+from theory.metrics import Proportion, noisy_images
 from theory.noise import SCHEDULES, Schedule, schedule
 from theory.patches import BORDERS
 from theory.results import versions
@@ -56,6 +56,7 @@ PRECISIONS = ("float32", "tf32", "bf16")
 DECAYS = ("cosine", "tail", "constant")
 TAIL = 0.25  # share of the steps in which the rate falls to 0 under "tail"
 MIDDLE = (0.25, 0.75)  # times at which context has most to say: sigma/alpha .41 to 2.4 on the cosine schedule
+TYPICAL, TYPICAL_TIMES = 64, (0.1, 0.3, 0.5, 0.7, 0.9)  # noisy images a network is settled on, at each of these times
 TARGETS = ("clean", "posterior")
 RESUME = "the same command with --resume goes on from there"
 
@@ -162,7 +163,10 @@ class Trainer:
         self.model = build(told["name"], data.images.shape[1], seed=config.seed, **told["options"])
         if start is not None:
             start.require(data)
-            share(self.model, start)
+            inherited = share(self.model, start)
+            parts = [noisy_images(data, self.schedule, t, TYPICAL, config.seed) for t in TYPICAL_TIMES]
+            times = torch.tensor(TYPICAL_TIMES).repeat_interleave(TYPICAL)
+            self.model.settle(inherited, torch.cat([p.x_t for p in parts]), times)
         self.model.to(self.device)
         self.average = {name: x.clone() for name, x in self.model.state_dict().items()}
         self.optimiser = torch.optim.Adam(_groups(self.model), lr=config.rate, betas=(0.9, 0.99))

@@ -17,7 +17,7 @@ from theory.errors import InputError, choices
 # In the order of the story.
 FIGURES = (
     "forward", "machines", "mosaic", "locality", "toy", "attention",
-    "consistency", "samples", "agreement", "loss", "certificate", "equation",
+    "consistency", "samples", "agreement", "loss", "training", "certificate", "equation",
 )  # fmt: skip
 TITLE = "What a diffusion model can't see, and what it makes of it"
 

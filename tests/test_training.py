@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.metrics import Gap
+from empirical.networks.heads import ALIKE
 from empirical.train import Config, DivergedError, Trainer, main, train
 from tests.helpers import assert_close
 from theory.data import ImageSet, load
 from theory.errors import InputError
 from theory.machines import EquivariantLocal, Ideal
 from theory.metrics import noisy_images, squared_error
+from theory.noise import CosineSchedule
 from theory.sampling import initial_noise
 
 STRIP = "toy:layout=strip"
@@ -187,10 +189,35 @@ def test_a_start_gives_what_two_networks_share(tmp_path):
     assert begun.identity["start"]["model"] == "attention" and alone.identity["start"] is None
 
 
-@pytest.mark.parametrize("first", ["identity", "patch"])
-def test_attention_starts_as_the_function_of_what_it_contains(first):
-    """``full`` contains ``identity`` and a network without attention: the same output for every image, level and border."""
-    config = replace(TINY, model=first, steps=3)
+def test_queries_and_keys_are_settled_on_an_inherited_trunk():
+    """On noisy images never used for it: queries average 0 and a pixel with itself the stated logit, within a tenth; attention is neither
+    uniform nor all on one pixel. From nothing, and where they are inherited, queries and keys stay as they are."""
+    data = load("toy")
+    saved = train(Config("toy", "patch", steps=150, every=150, batch=32, samples=2, hidden=16, rate=3e-3)).checkpoint()
+    config = Config("toy", "attention", hidden=16)
+    head, alone = Trainer(config, data, start=saved).model, Trainer(config, data).model.head
+    with torch.no_grad():
+        z = torch.cat(
+            [
+                head.trunk(noisy_images(data, CosineSchedule(), s, 200, 9).x_t, torch.full((200,), s), None)
+                for s in (0.1, 0.3, 0.5, 0.7, 0.9)
+            ]
+        )
+        q, k = head.head.query(z), head.head.key(z)
+        own = head.head.beta * (q * k).sum(-1)
+        attention = torch.softmax(head.head.beta * q @ k.mT, -1)
+    assert float(own.mean()) == pytest.approx(ALIKE, rel=0.1)
+    assert float(q.flatten(0, 1).mean(0).norm()) < 0.1 * float(q.norm(dim=-1).mean())
+    assert 0.1 < float(attention.amax(-1).mean()) < 0.9
+    assert float(attention.mean((0, 1)).max()) < 0.5  # no pixel that all look at
+    assert not torch.equal(alone.query.weight, head.head.query.weight)
+    again = Trainer(config, data, start=Trainer(config, data, start=saved).checkpoint()).model
+    assert torch.equal(again.head.query.weight, head.head.query.weight)
+
+
+def test_attention_starts_as_the_function_of_identity():
+    """``full`` contains ``identity``: the same output for every image, level and border."""
+    config = replace(TINY, model="identity", steps=3)
     saved = train(config).checkpoint()
     begun = Trainer(replace(config, model="attention", seed=1), load(STRIP), start=saved)
     x = initial_noise(begun.schedule, (5, *load(STRIP).images.shape[1:]), 3)
@@ -199,6 +226,19 @@ def test_attention_starts_as_the_function_of_what_it_contains(first):
     assert not torch.equal(
         saved.denoiser().denoise(x, 0.5), Trainer(replace(config, model="attention"), load(STRIP)).denoiser().denoise(x, 0.5)
     )
+
+
+def test_attention_starts_with_half_of_what_patches_guess_and_half_of_what_is_alike():
+    """``out = (g + A g) / 2`` with ``g`` the guesses of the network it starts from and ``A`` its attention."""
+    config = replace(TINY, model="patch", steps=3)
+    saved = train(config).checkpoint()
+    begun = Trainer(replace(config, model="attention", seed=1), load(STRIP), start=saved)
+    x, t = initial_noise(begun.schedule, (5, *load(STRIP).images.shape[1:]), 3), 0.5
+    guess = saved.denoiser().denoise(x, t).flatten(2).mT
+    with torch.no_grad():
+        z = begun.model.trunk(x, torch.full((5,), t), None)
+        attention = torch.softmax(begun.model.head.beta * begun.model.head.query(z) @ begun.model.head.key(z).mT, -1)
+    assert_close(begun.denoiser().denoise(x, t).flatten(2).mT, (guess + attention @ guess) / 2, atol=1e-5)
 
 
 def test_a_run_with_a_start_goes_on_only_with_the_same_start(tmp_path, capsys):

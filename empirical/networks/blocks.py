@@ -5,7 +5,7 @@ void the receptive field. `PixelNorm` works on the channels of one pixel instead
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from einops import rearrange
@@ -80,6 +80,15 @@ class Network(nn.Module):
         """What this network takes over from the weights of another: those of the same name and shape."""
         mine = self.state_dict()
         return {name: x for name, x in weights.items() if name in mine and mine[name].shape == x.shape}
+
+    def settle(self, inherited: Collection[str], x: Tensor, t: Tensor) -> None:
+        """Fit what was not inherited to what was, before training; nothing to do for most networks.
+
+        Args:
+            inherited: Names of the weights taken over.
+            x: Typical noisy images, with shape ``(B, C, H, W)``.
+            t: Their times, with shape ``(B,)``.
+        """
 
 
 def conv(inputs: int, outputs: int, padding: str, stride: int = 1) -> nn.Conv2d:

@@ -3,8 +3,9 @@
 All share exactly the same trunk; seeds being equal, it starts from the same weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu, unfold
 
@@ -64,7 +65,7 @@ class AttentionCNN(Network):
         return out.mT.unflatten(-1, x.shape[2:])
 
     def inherited(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As of any network; and ``attention`` starts as the same function where the other is ``identity`` or ``patch``."""
+        """As of any network; and ``attention`` starts as the same function as ``identity``, and with the guesses of ``patch``."""
         shared = super().inherited(weights)
         embed = weights.get("head.embed.weight")
         if isinstance(self.head, heads.Full) and embed is not None and embed.shape == self.head.query.weight.shape:
@@ -73,6 +74,12 @@ class AttentionCNN(Network):
         if isinstance(self.head, heads.Full) and readout is not None and len(readout) == heads.SIDE**2 * len(self.head.local.weight):
             shared |= {f"head.{name}": x for name, x in self.head.of_patch(weights).items()}
         return shared
+
+    def settle(self, inherited: Collection[str], x: Tensor, t: Tensor) -> None:
+        """Fit queries and keys of ``attention`` to the features of an inherited trunk, if they are not inherited themselves."""
+        if isinstance(self.head, heads.Full) and "head.query.weight" not in inherited:
+            with torch.no_grad():
+                self.head.settle(self.trunk(x, t, None))
 
     def target(self, image: Tensor) -> Tensor:
         """The image, or for ``patch`` the patches around its pixels, with shape ``(B, C * 25, H, W)``."""

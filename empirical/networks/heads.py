@@ -13,10 +13,11 @@ With ``z`` the trunk's features at each pixel, and ``softmax`` over all pixels `
 ``beta = 1 / sqrt(d)`` is where training starts from; weights can undo it, so that it constrains nothing.
 
 Training sees a long plateau at the loss of the CNN before attention is any use: what a CNN needs to know for its own
-pixel is not what one pixel can tell another. ``identity`` has none when its trunk starts as that of ``patch``, which
-knows all of its patch, and ``attention`` none when it starts as the function of a trained ``identity``, but then ends
-at a higher loss than from ``patch``. Alone, ``attention`` has a shorter one when queries and keys start long, so that
-like attends to like, and learn faster than the rest (`quick`).
+pixel is not what one pixel can tell another. Started from the trunk of ``patch``, which knows all of its patch,
+``identity`` and ``attention`` have none: like attends to like (`Full.settle`), and where guesses of what is alike are
+averaged (`Full.of_patch`) every step towards better attention pays at once. ``attention`` can also start as the function
+of a trained ``identity``, but then ends at a higher loss. Alone, it has a shorter plateau when queries and keys start
+long and learn faster than the rest (`quick`).
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from torch.nn.functional import one_hot
 from empirical.networks.blocks import pixels
 
 SIDE = 5  # pixels along a patch
+ALIKE = 5.0  # mean logit of a pixel with itself at the start on a trained trunk: attends to what is like it, and not to that alone
 SHARP = 3.0  # size of the weights of queries and keys at the start, relative to that of other layers
 
 
@@ -113,15 +115,27 @@ class Full(nn.Module):
         attention = torch.softmax(self.beta * self.query(z) @ self.key(z).mT, -1)
         return self.local(z) + attention @ self.value(z)
 
+    def settle(self, z: Tensor) -> None:
+        """Centre and scale queries and keys for the features of a trained trunk.
+
+        What all pixels have in common would otherwise put all attention on the pixel with the longest features.
+
+        Args:
+            z: Features of typical noisy images, with shape ``(B, P, hidden)``.
+        """
+        with torch.no_grad():
+            centre = z.flatten(0, 1).mean(0)
+            weight = self.query.weight
+            spread = ((z - centre) @ weight.mT).square().sum(-1).mean()
+            weight *= (ALIKE / (self.beta * spread)).sqrt()
+            self.query.bias.copy_(-weight @ centre)
+        self.key.load_state_dict(self.query.state_dict())
+
     def of_patch(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights with which this head is that of a `Patch` network in use: its centre's readout, and values of 0."""
+        """Half of the guess by the pixel itself and half by those it attends to, as a `Patch` network guesses its centre."""
         centre = slice(SIDE**2 // 2, None, SIDE**2)
-        return {
-            "local.weight": weights["head.readout.weight"][centre],
-            "local.bias": weights["head.readout.bias"][centre],
-            "value.weight": torch.zeros_like(self.value.weight),
-            "value.bias": torch.zeros_like(self.value.bias),
-        }
+        half = {key: weights[f"head.readout.{key}"][centre] / 2 for key in ("weight", "bias")}
+        return {f"{name}.{key}": x for name in ("local", "value") for key, x in half.items()}
 
     def of_identity(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights with which this head is an `Identity` head: ``Q = K = E`` and ``H = V = R E``."""

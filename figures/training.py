@@ -1,0 +1,69 @@
+"""Consistency over the training steps: attention is found late, and how late is chance."""
+
+import sys
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from figures.command import Effort, main
+from figures.numbers import Numbers
+from figures.results import Results
+from figures.style import COLOUR, GREY, PAGE, letter
+from figures.toymodels import MODELS
+
+TITLE = "What training finds, and when"
+
+
+def compute(results: Results, effort: Effort) -> Numbers:
+    """Loss and sampled consistency at every evaluation of every network, and what the theory predicts."""
+    report = results.report("toy-grid")
+    curves = {}
+    for network, _, _ in MODELS:
+        for seed in range(report["scale"]["seeds"]):
+            history = report["curves"][f"{network}-{seed}"]
+            curves[f"{network}-{seed}"] = {key: [r[key] for r in history] for key in ("step", "loss", "consistency")}
+    theory = {network: report["rows"][network]["theory"] for network, _, _ in MODELS}
+    values = {"curves": curves, "theory": theory, "seeds": report["scale"]["seeds"], "random": report["random"]}
+    return Numbers(values | {"watched": report["scale"]["watched"], "starts": {m: t["start"] for m, t in report["training"].items()}})
+
+
+def draw(numbers: Numbers) -> Figure:
+    """Consistency of all networks, and the loss of those with attention."""
+    v = numbers.values
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 3.0), layout="constrained")
+    for network, theory, title in MODELS:
+        colour, told = COLOUR[theory], v["theory"][network]
+        for seed in range(v["seeds"]):
+            curve = v["curves"][f"{network}-{seed}"]
+            label = title if seed == 0 else None
+            steps = [s / 1000 for s in curve["step"]]
+            left.plot(steps, [100 * c for c in curve["consistency"]], color=colour, linewidth=0.9, label=label)
+            right.plot(steps, curve["loss"], color=colour, linewidth=0.9)
+        if network in ("cnn", "identity", "attention"):
+            left.axhspan(100 * told["low"], 100 * told["high"], color=colour, alpha=0.2, linewidth=0)
+            left.text(31, 100 * told["value"], "theory", color=colour, fontsize=6.5, va="center")
+    left.set(xlabel="training step (thousands)", ylabel="consistent samples (%)", ylim=(0, 100), xlim=(0, 30.5))
+    left.legend(loc="upper left", fontsize=6.5)
+    right.set(xlabel="training step (thousands)", ylabel="training loss per image", yscale="log", xlim=(0, 30.5))
+    letter(left, "a", f"each line a network ({v['seeds']} seeds)")
+    letter(right, "b", "loss trained on (noise levels as drawn)")
+    right.grid(axis="y", which="both", linewidth=0.3, color=GREY, alpha=0.4)
+    return figure
+
+
+def caption(numbers: Numbers) -> str:
+    """What the picture shows."""
+    v = numbers.values
+    last = [100 * v["curves"][f"attention-{seed}"]["consistency"][-1] for seed in range(v["seeds"])]
+    return (
+        "A network with full attention stays where a CNN ends for thousands of steps, how many depends on the seed, and then finds what "
+        "other pairs tell; when the rate falls to 0 over the last quarter its noise goes and it rises once more, "
+        f"to {', '.join(f'{x:.0f}%' for x in last)} ({v['watched']} samples of 20 steps each). Bands: what the theory "
+        "predicts for the optimum. All start from a trunk "
+        "that has learned to denoise its 5 x 5 patch, but CNN and literal attention, which start from nothing, and top-1 attention, which "
+        "starts from the identity network."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
