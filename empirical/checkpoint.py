@@ -145,11 +145,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:120]
 
 
-def share(module: Network, saved: Checkpoint) -> list[str]:
+def share(module: Network, saved: Checkpoint) -> None:
     """Put the averaged weights of a checkpoint into a network that inherits some (`Network.inherited`).
-
-    Returns:
-        Their names.
 
     Raises:
         InputError: If it inherits none.
@@ -162,4 +159,3 @@ def share(module: Network, saved: Checkpoint) -> list[str]:
             "start from another, or from nothing",
         )
     module.load_state_dict(module.state_dict() | common)
-    return list(common)

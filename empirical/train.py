@@ -163,10 +163,10 @@ class Trainer:
         self.model = build(told["name"], data.images.shape[1], seed=config.seed, **told["options"])
         if start is not None:
             start.require(data)
-            inherited = share(self.model, start)
+            share(self.model, start)
             parts = [noisy_images(data, self.schedule, t, TYPICAL, config.seed) for t in TYPICAL_TIMES]
             times = torch.tensor(TYPICAL_TIMES).repeat_interleave(TYPICAL)
-            self.model.settle(inherited, torch.cat([p.x_t for p in parts]), times)
+            self.model.settle(start.weights("average"), torch.cat([p.x_t for p in parts]), times)
         self.model.to(self.device)
         self.average = {name: x.clone() for name, x in self.model.state_dict().items()}
         self.optimiser = torch.optim.Adam(_groups(self.model), lr=config.rate, betas=(0.9, 0.99))

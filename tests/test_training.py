@@ -189,30 +189,34 @@ def test_a_start_gives_what_two_networks_share(tmp_path):
     assert begun.identity["start"]["model"] == "attention" and alone.identity["start"] is None
 
 
-def test_queries_and_keys_are_settled_on_an_inherited_trunk():
-    """On noisy images never used for it: queries average 0 and a pixel with itself the stated logit, within a tenth; attention is neither
-    uniform nor all on one pixel. From nothing, and where they are inherited, queries and keys stay as they are."""
+def test_attention_on_a_patch_trunk_looks_for_like_surroundings():
+    """On noisy images never used for it: a pixel has the stated mean logit with itself, within a tenth, no pixel draws all attention, and
+    a value attends more to other values under the same key than to those under another. From nothing, queries stay as they are."""
     data = load("toy")
-    saved = train(Config("toy", "patch", steps=150, every=150, batch=32, samples=2, hidden=16, rate=3e-3)).checkpoint()
-    config = Config("toy", "attention", hidden=16)
-    head, alone = Trainer(config, data, start=saved).model, Trainer(config, data).model.head
+    saved = train(Config("toy", "patch", target="posterior", steps=300, every=300, batch=64, samples=2, hidden=32, rate=3e-3)).checkpoint()
+    config = Config("toy", "attention", hidden=32)
+    model, alone = Trainer(config, data, start=saved).model, Trainer(config, data).model
     with torch.no_grad():
-        z = torch.cat(
-            [
-                head.trunk(noisy_images(data, CosineSchedule(), s, 200, 9).x_t, torch.full((200,), s), None)
-                for s in (0.1, 0.3, 0.5, 0.7, 0.9)
-            ]
-        )
-        q, k = head.head.query(z), head.head.key(z)
-        own = head.head.beta * (q * k).sum(-1)
-        attention = torch.softmax(head.head.beta * q @ k.mT, -1)
-    assert float(own.mean()) == pytest.approx(ALIKE, rel=0.1)
-    assert float(q.flatten(0, 1).mean(0).norm()) < 0.1 * float(q.norm(dim=-1).mean())
-    assert 0.1 < float(attention.amax(-1).mean()) < 0.9
-    assert float(attention.mean((0, 1)).max()) < 0.5  # no pixel that all look at
-    assert not torch.equal(alone.query.weight, head.head.query.weight)
-    again = Trainer(config, data, start=Trainer(config, data, start=saved).checkpoint()).model
-    assert torch.equal(again.head.query.weight, head.head.query.weight)
+        noisy = [noisy_images(data, CosineSchedule(), s, 200, 9) for s in (0.1, 0.3, 0.5, 0.7, 0.9)]
+        z = torch.cat([model.trunk(n.x_t, torch.full((200,), n.t), None) for n in noisy])
+        q, k = model.head.query(z), model.head.key(z)
+        attention = torch.softmax(model.head.beta * q @ k.mT, -1)
+    assert torch.equal(q, k) and float(model.head.beta * q.square().sum(-1).mean()) == pytest.approx(ALIKE, rel=0.1)
+    assert float(attention.mean((0, 1)).max()) < 0.5
+    low = attention[:200].unflatten(1, (6, 4)).unflatten(3, (6, 4))  # at t = 0.1
+    places = [(1, 0), (1, 3), (5, 0), (5, 3)]  # of the values, below their keys
+    keys = data.rule.decode(noisy[0].x_0)[:, :4]
+    same, other = [], []
+    for i, (y, x) in enumerate(places):
+        for j, (v, u) in enumerate(places):
+            if i != j:
+                like = keys[:, i] == keys[:, j]
+                same.append(low[like, y, x, v, u])
+                other.append(low[~like, y, x, v, u])
+    assert float(torch.cat(same).mean()) > 1.5 * float(torch.cat(other).mean())
+    assert not torch.equal(alone.head.query.weight, model.head.query.weight)
+    again = Trainer(config, data, start=saved).model
+    assert torch.equal(again.head.query.weight, model.head.query.weight)
 
 
 def test_attention_starts_as_the_function_of_identity():

@@ -5,7 +5,7 @@ void the receptive field. `PixelNorm` works on the channels of one pixel instead
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from einops import rearrange
@@ -81,11 +81,11 @@ class Network(nn.Module):
         mine = self.state_dict()
         return {name: x for name, x in weights.items() if name in mine and mine[name].shape == x.shape}
 
-    def settle(self, inherited: Collection[str], x: Tensor, t: Tensor) -> None:
+    def settle(self, weights: Mapping[str, Tensor], x: Tensor, t: Tensor) -> None:
         """Fit what was not inherited to what was, before training; nothing to do for most networks.
 
         Args:
-            inherited: Names of the weights taken over.
+            weights: All weights of the network it starts from.
             x: Typical noisy images, with shape ``(B, C, H, W)``.
             t: Their times, with shape ``(B,)``.
         """

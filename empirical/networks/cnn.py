@@ -3,7 +3,7 @@
 All share exactly the same trunk; seeds being equal, it starts from the same weights.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -71,15 +71,24 @@ class AttentionCNN(Network):
         if isinstance(self.head, heads.Full) and embed is not None and embed.shape == self.head.query.weight.shape:
             shared |= {f"head.{name}": x for name, x in self.head.of_identity(weights).items()}
         readout = weights.get("head.readout.weight")
-        if isinstance(self.head, heads.Full) and readout is not None and len(readout) == heads.SIDE**2 * len(self.head.local.weight):
+        if isinstance(self.head, heads.Full) and self._of_patch(readout):
             shared |= {f"head.{name}": x for name, x in self.head.of_patch(weights).items()}
         return shared
 
-    def settle(self, inherited: Collection[str], x: Tensor, t: Tensor) -> None:
-        """Fit queries and keys of ``attention`` to the features of an inherited trunk, if they are not inherited themselves."""
-        if isinstance(self.head, heads.Full) and "head.query.weight" not in inherited:
-            with torch.no_grad():
-                self.head.settle(self.trunk(x, t, None))
+    def settle(self, weights: Mapping[str, Tensor], x: Tensor, t: Tensor) -> None:
+        """Where ``attention`` starts from ``patch``: queries and keys that look for like surroundings (`heads.Full.settle`)."""
+        readout = weights.get("head.readout.weight")
+        if not isinstance(self.head, heads.Full) or not self._of_patch(readout):
+            return
+        with torch.no_grad():
+            z = self.trunk(x, t, None)
+            guess = (z @ readout.mT + weights["head.readout.bias"]).unflatten(-1, (-1, heads.SIDE**2))
+        centre = heads.SIDE**2 // 2
+        self.head.settle(z, torch.cat([guess[..., :centre], guess[..., centre + 1 :]], -1).flatten(-2))
+
+    def _of_patch(self, readout: Tensor | None) -> bool:
+        """Whether a readout is that of a ``patch`` network."""
+        return readout is not None and len(readout) == heads.SIDE**2 * len(self.head.local.weight)
 
     def target(self, image: Tensor) -> Tensor:
         """The image, or for ``patch`` the patches around its pixels, with shape ``(B, C * 25, H, W)``."""

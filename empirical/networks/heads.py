@@ -14,10 +14,10 @@ With ``z`` the trunk's features at each pixel, and ``softmax`` over all pixels `
 
 Training sees a long plateau at the loss of the CNN before attention is any use: what a CNN needs to know for its own
 pixel is not what one pixel can tell another. Started from the trunk of ``patch``, which knows all of its patch,
-``identity`` and ``attention`` have none: like attends to like (`Full.settle`), and where guesses of what is alike are
-averaged (`Full.of_patch`) every step towards better attention pays at once. ``attention`` can also start as the function
-of a trained ``identity``, but then ends at a higher loss. Alone, it has a shorter plateau when queries and keys start
-long and learn faster than the rest (`quick`).
+``identity`` leaves it soon and ``attention`` has none: it starts by looking for pixels with the same surroundings
+(`Full.settle`) and taking half of its guess from them (`Full.of_patch`), and every step towards better attention pays at
+once. ``attention`` can also start as the function of a trained ``identity``, but then ends at a higher loss. Alone, it
+has a shorter plateau when queries and keys start long and learn faster than the rest (`quick`).
 """
 
 from collections.abc import Mapping
@@ -115,21 +115,27 @@ class Full(nn.Module):
         attention = torch.softmax(self.beta * self.query(z) @ self.key(z).mT, -1)
         return self.local(z) + attention @ self.value(z)
 
-    def settle(self, z: Tensor) -> None:
-        """Centre and scale queries and keys for the features of a trained trunk.
+    def settle(self, z: Tensor, guess: Tensor) -> None:
+        r"""Start to look for pixels with the same surroundings.
 
-        What all pixels have in common would otherwise put all attention on the pixel with the longest features.
+        Queries and keys become the linear function of the features that is closest to the guess of what surrounds a pixel,
+        less what always does; in its principal directions, and with a mean logit of `ALIKE` of a pixel with itself.
 
         Args:
             z: Features of typical noisy images, with shape ``(B, P, hidden)``.
+            guess: Guesses of the patches around their pixels, without the pixel itself, with shape ``(B, P, n)``.
         """
         with torch.no_grad():
-            centre = z.flatten(0, 1).mean(0)
-            weight = self.query.weight
-            spread = ((z - centre) @ weight.mT).square().sum(-1).mean()
-            weight *= (ALIKE / (self.beta * spread)).sqrt()
-            self.query.bias.copy_(-weight @ centre)
-        self.key.load_state_dict(self.query.state_dict())
+            rows = torch.cat([z, torch.ones_like(z[..., :1])], -1).flatten(0, 1).double()
+            goal = (guess - guess.mean(0)).flatten(0, 1).double()
+            fit = torch.linalg.lstsq(rows, goal, driver="gelsd").solution
+            fitted = rows @ fit
+            directions = torch.linalg.svd(fitted.mT @ fitted)[2][: len(self.query.weight)]
+            scale = (ALIKE / (self.beta * fitted.square().sum(-1).mean())).sqrt()
+            weight = scale * directions @ fit.mT
+            for part in (self.query, self.key):
+                part.weight.zero_()[: len(weight)] = weight[:, :-1]
+                part.bias.zero_()[: len(weight)] = weight[:, -1]
 
     def of_patch(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Half of the guess by the pixel itself and half by those it attends to, as a `Patch` network guesses its centre."""
