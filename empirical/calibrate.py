@@ -16,7 +16,7 @@ from rich.table import Table
 
 from empirical.metrics import Median, cosine
 from empirical.models import open_model
-from theory.calibrated import save_patch_schedule
+from theory.calibrated import FORMAT, save_patch_schedule
 from theory.commandline import Parser, guarded
 from theory.data import ImageSet, load
 from theory.denoiser import Denoiser
@@ -24,7 +24,7 @@ from theory.errors import InputError, choices
 from theory.machines import EquivariantLocal
 from theory.metrics import noisy_images
 from theory.patches import PatchSchedule
-from theory.results import versions
+from theory.results import prepare_file, versions
 
 CRITERIA = ("cosine", "mse")
 
@@ -141,17 +141,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(a: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
+    prepare_file(a.out, FORMAT)
     data = load(a.dataset)
     network = open_model(a.network, data)
-    if a.out.is_dir():
-        raise InputError(f"--out {a.out}, a directory", "a file", "add a name, such as schedule.json")
     border = a.border or getattr(getattr(network, "module", None), "padding", "zeros")
     options = {"levels": a.levels, "draws": a.draws, "criterion": a.criterion, "label": a.label, "seed": a.seed}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         schedule, report = calibrate(
             network, data, a.sizes or default_sizes(network, data, border), border=border, **options, progress=progress
         )
-    a.out.parent.mkdir(parents=True, exist_ok=True)
     source = {"network": a.network, "data": {"name": data.name, "fingerprint": data.fingerprint}, "versions": versions(), **report}
     save_patch_schedule(a.out, schedule, source)
     console.print(table(report))

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from theory.data.imageset import ImageSet
 from theory.errors import InputError
 from theory.noise import schedule
 
-FORMAT = "empirical.checkpoint/1"
+FORMAT = "empirical.checkpoint/2"
 NAME = "checkpoint.safetensors"
 
 
@@ -48,7 +49,9 @@ class Checkpoint:
         """Write the file atomically."""
         header = {"format": FORMAT, "identity": self.identity, "step": self.step, "history": self.history, "versions": self.versions}
         partial = path.with_name(path.name + ".partial")
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, partial, metadata={"json": json.dumps(header)})
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}
+        told = json.dumps(header)
+        save_file(tensors, partial, metadata={"json": told, "sha256": _digest(told, tensors)})
         os.replace(partial, path)
 
     @classmethod
@@ -61,10 +64,15 @@ class Checkpoint:
         path = found(path)
         try:
             with safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {})["json"])
+                metadata = file.metadata() or {}
+                header = json.loads(metadata["json"])
                 if header["format"] != FORMAT:
                     raise KeyError("format")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            if metadata["sha256"] != _digest(metadata["json"], tensors):
+                raise ValueError("its contents have changed since")
+            if not all(x.isfinite().all() for x in tensors.values()):
+                raise ValueError("weights that are not finite")
             return cls(header["identity"], header["step"], header["history"], header["versions"], tensors)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(
@@ -118,6 +126,14 @@ class Checkpoint:
         )
 
 
+def _digest(header: str, tensors: dict[str, Tensor]) -> str:
+    """A hash of all a file holds, so that what is damaged or edited is refused as that."""
+    digest = hashlib.sha256(header.encode())
+    for name, x in sorted(tensors.items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode() + x.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def found(path: str | Path) -> Path:
     """The file itself, or that in a directory."""
     path = Path(path)
@@ -145,17 +161,28 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:120]
 
 
-def share(module: Network, saved: Checkpoint) -> None:
+def share(module: Network, saved: Checkpoint) -> int:
     """Put the averaged weights of a checkpoint into a network that inherits some (`Network.inherited`).
 
+    Returns:
+        How many tensors.
+
     Raises:
-        InputError: If it inherits none.
+        InputError: If it is not of the same kind, or its trunk has another shape.
     """
-    common = module.inherited(saved.weights("average"))
-    if not common:
+    other, mine = saved.network(), module.state_dict()
+    if type(other) is not type(module):
         raise InputError(
-            f"a start from network {saved.identity['network']['name']!r}, which has no weight in common with this one",
+            f"a start from network {saved.identity['network']['name']!r}, which is not of this one's kind",
             "a network with the same trunk",
             "start from another, or from nothing",
         )
-    module.load_state_dict(module.state_dict() | common)
+    weights = saved.weights("average")
+    odd = [n for n, x in weights.items() if n in mine and mine[n].shape != x.shape and not n.startswith("head.")]
+    if odd or (other.padding, other.classes) != (module.padding, module.classes):
+        what = f"{odd[0]} of shape {tuple(weights[odd[0]].shape)}" if odd else f"padding {other.padding!r} and {other.classes} classes"
+        want = f"{tuple(mine[odd[0]].shape)}" if odd else f"padding {module.padding!r} and {module.classes} classes"
+        raise InputError(f"a start from a network with {what}", want, "give both the same --hidden, --layers, --padding and --conditional")
+    common = module.inherited(weights)
+    module.load_state_dict(mine | common)
+    return len(common)

@@ -25,16 +25,17 @@ from theory.errors import InputError
 from theory.machines import Ideal
 from theory.metrics import Estimate, Proportion, memorisation, noisy_images, squared_error
 from theory.noise import Schedule
-from theory.results import versions, write_json
+from theory.results import prepare_file, versions, write_json
 from theory.sampling import DDIM, initial_noise
 
 FORMAT = "empirical.compare/1"
 NULL = "ideal"
+MOST = 10**9  # samples or draws
 
 
-def sampled(denoiser: Denoiser, data: ImageSet, count: int, steps: int, seed: int) -> Tensor:
+def sampled(denoiser: Denoiser, data: ImageSet, count: int, steps: int, seed: int, label: int | None = None) -> Tensor:
     """Deterministic samples from the noise every model starts from."""
-    return DDIM(denoiser, steps)(initial_noise(denoiser.schedule, (count, *data.images.shape[1:]), seed)).images
+    return DDIM(denoiser, steps)(initial_noise(denoiser.schedule, (count, *data.images.shape[1:]), seed), label).images
 
 
 def judged(samples: Tensor, data: ImageSet) -> dict:
@@ -81,23 +82,35 @@ class Comparison:
         levels: Noise levels, over equal intervals of t.
         draws: Noisy images at each level.
         seed: Seed of all noise.
+        label: Class all models are conditioned on.
 
     Raises:
-        InputError: If a number is too small.
+        InputError: If a number is too small, or no image has that label.
     """
 
     def __init__(
-        self, data: ImageSet, schedule: Schedule, *, samples: int = 1000, steps: int = 50, levels: int = 8, draws: int = 2000, seed: int = 0
+        self,
+        data: ImageSet,
+        schedule: Schedule,
+        *,
+        samples: int = 1000,
+        steps: int = 50,
+        levels: int = 8,
+        draws: int = 2000,
+        seed: int = 0,
+        label: int | None = None,
     ) -> None:
         self.config = {"samples": samples, "steps": steps, "levels": levels, "draws": draws, "seed": seed}
         for (name, value), least in zip(self.config.items(), (2, 1, 1, 2, 0), strict=True):
-            if value < least:
-                raise InputError(f"{name} {value}", f"at least {least}", "correct the option")
-        self.data, self.schedule = data, schedule
+            if not least <= value <= MOST:
+                raise InputError(f"{name} {value}", f"{least} to {MOST}", "correct the option")
+        self.data, self.schedule, self.label = data.select(label), schedule, label
+        if label is not None:
+            self.config["label"] = label
         ideal = Ideal(data, schedule)
         self.times = [(i + 0.5) / levels for i in range(levels)]
-        self.noisy = [noisy_images(data, schedule, t, draws, seed) for t in self.times]
-        self.exact = [ideal.denoise(n.x_t, n.t) for n in self.noisy]
+        self.noisy = [noisy_images(self.data, schedule, t, draws, seed) for t in self.times]
+        self.exact = [ideal.denoise(n.x_t, n.t, label) for n in self.noisy]
 
     def require(self, name: str, model: Denoiser) -> None:
         """Raise `InputError` if a model has another noise schedule."""
@@ -115,8 +128,8 @@ class Comparison:
             InputError: If it has another noise schedule.
         """
         self.require(name, model)
-        samples = sampled(model, self.data, self.config["samples"], self.config["steps"], self.config["seed"])
-        means = [model.denoise(n.x_t, n.t) for n in self.noisy]
+        samples = sampled(model, self.data, self.config["samples"], self.config["steps"], self.config["seed"], self.label)
+        means = [model.denoise(n.x_t, n.t, self.label) for n in self.noisy]
         excess = [Estimate.of(squared_error(m, e)) for m, e in zip(means, self.exact, strict=True)]
         report = {
             "network": is_network(model),
@@ -164,14 +177,14 @@ class Comparison:
         }
 
 
-def compare(models: Mapping[str, Denoiser], data: ImageSet, *, progress: Progress | None = None, **options: int) -> dict:
+def compare(models: Mapping[str, Denoiser], data: ImageSet, *, progress: Progress | None = None, **options: int | None) -> dict:
     """Hold every model against the first.
 
     Args:
         models: Denoisers by name, the truth first; the ideal score is added.
         data: The training set.
         progress: Where to show it.
-        options: ``samples``, ``steps``, ``levels``, ``draws`` and ``seed``, as in `Comparison`.
+        options: ``samples``, ``steps``, ``levels``, ``draws``, ``seed`` and ``label``, as in `Comparison`.
 
     Returns:
         The report (`Comparison.report`).
@@ -224,7 +237,8 @@ def flags(report: dict) -> list[str]:
     out = []
     for name, pair in report["pairs"].items():
         below = [x for x in pair["levels"] if x["gap"]["below"]]
-        if below and name != NULL and report["models"][report["truth"]]["network"]:
+        theory = name != NULL and not report["models"][name]["network"]
+        if below and theory and report["models"][report["truth"]]["network"]:
             worst = min(below, key=lambda x: x["gap"]["value"])
             gap = f"{-worst['gap']['value']:.2g} ± {worst['gap']['stderr']:.1g}"
             out.append(f"{report['truth']} lies below {name} by {gap} at sigma/alpha {worst['ratio']:.2f}: not the optimum of its family")
@@ -246,7 +260,7 @@ def _gap(levels: list[dict]) -> str:
 
 def titles(specs: list[str]) -> list[str]:
     """Short names: the last part of a path, all of it where that would not tell two models apart."""
-    short = [Path(s).name if "/" in s and ":" not in s else s for s in specs]
+    short = [Path(s).name or s if "/" in s and ":" not in s else s for s in specs]
     if len(set(specs)) < len(specs):
         raise InputError(f"models {', '.join(specs)}", "different ones", "name each once")
     return [a if short.count(a) == 1 and a != NULL else b for a, b in zip(short, specs, strict=True)]
@@ -268,6 +282,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--levels", type=int, default=8, help="noise levels")
     p.add_argument("--draws", type=int, default=2000, help="noisy images per level")
     p.add_argument("--seed", type=int, default=0, help="seed of all noise")
+    p.add_argument("--label", type=int, help="condition all models on this class")
     p.add_argument("--out", type=Path, help="JSON file to write")
     return p
 
@@ -280,15 +295,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(a: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
+    if a.out is not None:
+        prepare_file(a.out, FORMAT)
     data = load(a.dataset)
-    opened = {name: open_model(spec, data) for name, spec in zip(titles(a.models), a.models, strict=True)}
-    if a.out is not None and a.out.is_dir():
-        raise InputError(f"--out {a.out}, a directory", "a file", "add a name, such as compare.json")
+    opened: dict[str, Denoiser] = {}
+    for name, spec in zip(titles(a.models), a.models, strict=True):  # machines take the noise schedule of the first
+        opened[name] = open_model(spec, data, next(iter(opened.values())).schedule if opened else None)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        options = {"samples": a.samples, "steps": a.steps, "levels": a.levels, "draws": a.draws, "seed": a.seed}
+        options = {"samples": a.samples, "steps": a.steps, "levels": a.levels, "draws": a.draws, "seed": a.seed, "label": a.label}
         report = compare(opened, data, **options, progress=progress)
     if a.out is not None:
-        a.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(a.out, report)
     console.print(table(report))
     for line in flags(report):

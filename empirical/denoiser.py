@@ -63,6 +63,8 @@ class NetworkDenoiser(Denoiser):
         times = times.expand(len(x_t))
         alpha, sigma = self.schedule(times)
         require_noise(sigma)
+        if label is None and self.module.classes:
+            raise InputError("no label", f"a class, 0 to {self.module.classes - 1}: the network was trained with one", "name a label")
         return alpha, sigma, times, None if label is None else self._checked_label(label, len(x_t))
 
     def _checked_label(self, label: BatchLabels, count: int) -> Tensor:

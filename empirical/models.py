@@ -39,7 +39,7 @@ def open_model(spec: str, data: ImageSet, noise: Schedule | None = None, device:
     if name in MACHINES:
         return _machine(name, given, data, noise or CosineSchedule())
     path = Path(spec)
-    if path.with_name(path.name + ".json").is_file():
+    if path.name and path.with_name(path.name + ".json").is_file():
         return SolvedScore.load(path, data)
     if path.suffix == ".safetensors" or (path / NAME).is_file():
         checkpoint = Checkpoint.load(path)

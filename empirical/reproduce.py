@@ -10,7 +10,6 @@ An interrupted run goes on where it was when the command is repeated.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,13 +29,15 @@ from empirical.calibrate import calibrate, default_sizes
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.compare import NULL, Comparison
 from empirical.metrics import sensitivity
-from empirical.train import Config, stop_signal, train
+from empirical.train import Config, DivergedError, stop_signal, train
+from theory.calibrated import FORMAT as SCHEDULE_FORMAT
 from theory.calibrated import save_patch_schedule
 from theory.commandline import Parser, find_device, guarded
 from theory.data import ImageSet, load
+from theory.data.toy import Toy
 from theory.errors import InputError, choices
 from theory.machines import EquivariantLocal, Ideal, Local
-from theory.results import versions, write_json, write_tensors
+from theory.results import ResultDirectory, prepare_file, read_json, versions, write_json, write_tensors
 from theory.solve import run as run_theory
 from theory.stationarity import SolvedScore
 
@@ -183,6 +185,11 @@ def with_starts(chosen: list[str]) -> list[str]:
 def toy(job: Job) -> dict:
     """Train, solve and compare the toy models; returns the report."""
     data = load(job.dataset)
+    if not isinstance(data.rule, Toy):
+        raise InputError(
+            f"--dataset {job.dataset}", "the toy data, such as toy:layout=strip", "choose another data set, or reproduce digits"
+        )
+    ResultDirectory.require_own(job.out / "theory")
     config = {
         "dataset": job.dataset,
         "target": job.target,
@@ -245,7 +252,7 @@ def _solved(job: Job, families: list[str]) -> dict:
     """Solutions of all families, and what `theory.solve` reports of them."""
     out = job.out / "theory"
     if (out / "report.json").is_file() and not (out / "progress.json").is_file():
-        done = json.loads((out / "report.json").read_text())
+        done = read_json(out / "report.json")
         if set(families) <= set(done["attention"]) and all(done["config"][k] == v for k, v in job.scale.theory.items()):
             return done
     options = {"machines": ("equivariant_local",), "families": tuple(families), "samples": job.scale.samples, **job.scale.theory}
@@ -286,7 +293,9 @@ def _means(pairs: list[dict]) -> dict:
 
 def toy_tables(report: dict) -> list[Table]:
     """The table of the poster beside theory and network, and the matrix of agreement."""
-    main = Table(title=f"Consistent samples on {report['data']['name']}, in %", title_justify="left")
+    main = Table(
+        title=f"Consistent samples on {report['data']['name']}, in % ({report['scale']['sampling']} sampling steps)", title_justify="left"
+    )
     for column in (
         "model",
         "poster",
@@ -303,7 +312,7 @@ def toy_tables(report: dict) -> list[Table]:
         spread = f" ± {100 * network['spread']:.1f}" if network["spread"] is not None else ""
         main.add_row(
             row["title"], f"{row['poster']}" if row["poster"] else "",
-            f"{100 * theory['value']:.1f} [{100 * theory['low']:.1f}, {100 * theory['high']:.1f}]",
+            f"{100 * theory['value']:.1f} [{100 * theory['low']:.1f}, {100 * theory['high']:.1f}]{_doubt(report, row['theory_name'])}",
             f"{100 * network['mean']:.1f}{spread}", f"{own['r2_pearson']:.3f}", f"{100 * own['label_agreement']:.1f}%", row["nearest"],
         )  # fmt: skip
     gaps = Table(
@@ -321,6 +330,11 @@ def toy_tables(report: dict) -> list[Table]:
         _matrix(report, "r2_pearson_cells", 1, "Median r2 over the pixels that vary, network (down) and theory (across)"),
         gaps,
     ]
+
+
+def _doubt(report: dict, theory: str) -> str:
+    """A word where the certificate of a theory failed."""
+    return "" if report["certified"].get(theory, True) else " (not certified)"
 
 
 def _matrix(report: dict, key: str, unit: float, title: str) -> Table:
@@ -348,6 +362,8 @@ DIGITS = {
 def digits(job: Job) -> dict:
     """Train, calibrate and compare ResNet and UNet; returns the report."""
     data = load(job.dataset)
+    for name in job.models:
+        prepare_file(job.out / f"{name}.json", SCHEDULE_FORMAT)
     rows, curves, samples = {}, {}, {}
     for name in job.models:
         config = Config(
@@ -379,8 +395,11 @@ def _held(job: Job, name: str, checkpoint: Checkpoint, data: ImageSet) -> tuple[
     drawn = {"samples": 200 if full else 20, "steps": 20 if full else 5, "levels": effort["levels"], "draws": job.scale.draws // 20}
     identity = {"network": checkpoint.origin(), "data": data.fingerprint, "effort": effort, "drawn": drawn, "versions": versions()}
     part, tensors = job.out / "compared" / f"{name}.json", job.out / "compared" / f"{name}.safetensors"
-    if part.is_file() and (done := json.loads(part.read_text()))["identity"] == identity:
-        return done["row"], load_file(tensors)
+    if part.is_file() and (done := read_json(part)).get("identity") == identity:
+        try:
+            return done["row"], load_file(tensors)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"file {tensors} ({type(error).__name__})", "whole", f"remove {part} and repeat the command") from error
     network, border = checkpoint.denoiser(), DIGITS[name]["padding"]
     schedule, detail = calibrate(network, data, default_sizes(network, data, border), border=border, progress=job.progress, **effort)
     save_patch_schedule(job.out / f"{name}.json", schedule, {"network": name, **detail})
@@ -456,6 +475,13 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
+def _require_own(out: Path, study: str) -> None:
+    """Refuse a directory in which another study, or something else, has its report."""
+    prepare_file(out / "report.json", FORMAT)
+    if (out / "report.json").exists() and read_json(out / "report.json").get("study") != study:
+        raise InputError(f"--out {out}, with another study", "a directory of this study, or a new one", "choose another --out")
+
+
 def _run(a: argparse.Namespace, out: Path) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -464,9 +490,19 @@ def _run(a: argparse.Namespace, out: Path) -> int:
     for name in chosen:
         if name not in models:
             raise InputError(f"--models {name}", choices(models), "choose some of these")
+    if a.study == "digits" and a.seeds is not None:
+        raise InputError(f"--seeds {a.seeds} with digits", "no --seeds: one network of each kind is trained", "leave it out")
+    if a.batch < 1:
+        raise InputError(f"--batch {a.batch}", "at least 1", "correct the option")
     scale, device = Scale.of(a.study, a.budget, a.steps, a.seeds), find_device(a.device)
+    _require_own(out, a.study)
     with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        report = study(Job(out, scale, device, a.dataset or dataset, chosen, a.target, a.rate, a.batch, stopped, progress))
+        job = Job(out, scale, device, a.dataset or dataset, chosen, a.target, a.rate, a.batch, stopped, progress)
+        try:
+            report = study(job)
+        except DivergedError as error:
+            print(f"error: training diverged at step {error}; lower --rate; {out} keeps what is finished", file=sys.stderr)
+            return 1
     write_json(out / "report.json", report)
     for table in tables(report):
         console.print(table)

@@ -7,8 +7,9 @@ noise, and takes an Adam step on
           T = x_0,\ \epsilon \ \text{or} \ -\epsilon / \sigma_t , \qquad w_t = 1, 1 \ \text{or} \ \sigma_t^2 ,
 
 for the prediction types ``sample``, ``epsilon`` and ``score``. With ``target="posterior"`` the exact posterior
-mean ``E[x_0 | x_t]`` of the training set stands for ``x_0`` in ``T``. This changes the loss by a constant, and so
-neither its gradient's mean nor any optimum; what the clean image adds to the gradient's noise is gone.
+mean ``E[x_0 | x_t]`` of the training set (of the class, where the network is told one) stands for ``x_0`` in ``T``. This
+changes the loss by a constant, and so neither its gradient's mean nor any optimum; what the clean image adds to the
+gradient's noise is gone.
 
 The weight of a level moves the optimum of no network that is free at every level. Everything random in a step
 comes from the seed and the number of the step, so that a run that was stopped and resumed ends with the same
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -46,6 +48,7 @@ from theory.patches import BORDERS
 from theory.results import versions
 from theory.sampling import DDIM, initial_noise
 from theory.stationarity.basis import PREDICTIONS, check_prediction, predicted
+from theory.types import Images
 
 WARM_UP = 500  # steps in which the learning rate rises
 EARLIEST = 1e-3  # times are drawn from here to 1: at t = 0 there is nothing to denoise
@@ -57,6 +60,7 @@ DECAYS = ("cosine", "tail", "constant")
 TAIL = 0.25  # share of the steps in which the rate falls to 0 under "tail"
 MIDDLE = (0.25, 0.75)  # times at which context has most to say: sigma/alpha .41 to 2.4 on the cosine schedule
 TYPICAL, TYPICAL_TIMES = 64, (0.1, 0.3, 0.5, 0.7, 0.9)  # noisy images a network is settled on, at each of these times
+MOST, WIDEST = 10**9, 10**5  # steps, images or samples; channels or layers
 TARGETS = ("clean", "posterior")
 RESUME = "the same command with --resume goes on from there"
 
@@ -90,9 +94,9 @@ class Config:
 
     def __post_init__(self) -> None:
         checks = (
-            ("steps", self.steps >= 1, "at least 1"),
-            ("batch", self.batch >= 1, "at least 1"),
-            ("rate", 0 < self.rate < math.inf, "a positive number"),
+            ("steps", 1 <= self.steps <= MOST, f"1 to {MOST}"),
+            ("batch", 1 <= self.batch <= MOST, f"1 to {MOST}"),
+            ("rate", 0 < self.rate <= 1e6, "a positive number up to 1e6"),
             ("decay", self.decay in DECAYS, f"one of {', '.join(DECAYS)}"),
             ("focus", 0 <= self.focus <= 1, "a share, 0 to 1"),
             ("average", 0 <= self.average < 1, "0 <= average < 1"),
@@ -100,8 +104,9 @@ class Config:
             ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
             ("target", self.target in TARGETS, f"one of {', '.join(TARGETS)}"),
             ("every", self.every >= 1, "at least 1"),
-            ("samples", self.samples >= 1, "at least 1"),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("samples", 1 <= self.samples <= MOST, f"1 to {MOST}"),
+            ("seed", 0 <= self.seed < 2**31, "0 to 2147483647"),
+            *((name, (x := getattr(self, name)) is None or x <= WIDEST, f"at most {WIDEST}") for name in ("hidden", "embedding", "layers")),
         )
         for name, good, expected in checks:
             if not good:
@@ -163,7 +168,7 @@ class Trainer:
         self.model = build(told["name"], data.images.shape[1], seed=config.seed, **told["options"])
         if start is not None:
             start.require(data)
-            share(self.model, start)
+            self.taken = share(self.model, start)
             parts = [noisy_images(data, self.schedule, t, TYPICAL, config.seed) for t in TYPICAL_TIMES]
             times = torch.tensor(TYPICAL_TIMES).repeat_interleave(TYPICAL)
             self.model.settle(start.weights("average"), torch.cat([p.x_t for p in parts]), times)
@@ -185,7 +190,7 @@ class Trainer:
         x, t, epsilon, label = self._batch()
         alpha, sigma = (c.to(x).reshape(-1, 1, 1, 1) for c in self.schedule(t))
         x_t = alpha * x + sigma * epsilon
-        mean = x if self.posterior is None else self.posterior(x_t, t)
+        mean = x if self.posterior is None else self.posterior(x_t, t, label)
         target = self.model.target(predicted(self.config.prediction, mean, x_t, alpha, sigma))
         weight = sigma**2 if self.config.prediction == "score" else 1.0
         self.model.train()
@@ -245,10 +250,16 @@ class Trainer:
         module.load_state_dict(self.average)
         return NetworkDenoiser(module, self.schedule, self.config.prediction, self.data.images.shape[1:])
 
+    def drawn(self) -> Images:
+        """Samples of the network as it is; with classes, of each in turn."""
+        count = self.config.samples if self.data.rule else SHOWN
+        noise = initial_noise(self.schedule, (count, *self.data.images.shape[1:]), self.config.seed, device=self.device)
+        label = None if self.labels is None else self.labels.unique()[torch.arange(count, device=self.device) % len(self.labels.unique())]
+        return DDIM(self.denoiser(), 20)(noise, label).images.cpu()
+
     def evaluate(self) -> Tensor:
         """Record the mean loss since the last record and what samples obey; returns the samples."""
-        shape = (self.config.samples if self.data.rule else SHOWN, *self.data.images.shape[1:])
-        samples = DDIM(self.denoiser(), 20)(initial_noise(self.schedule, shape, self.config.seed, device=self.device)).images.cpu()
+        samples = self.drawn()
         record = {"step": self.done, "loss": float(self.total) / self.counted}
         if self.data.rule:
             share = Proportion.of(self.data.rule.consistent(samples))
@@ -266,6 +277,21 @@ class Trainer:
         tensors |= {"progress.total": self.total, "progress.counted": torch.tensor(self.counted)}
         return Checkpoint(self.identity, self.done, list(self.history), versions(), tensors)
 
+    def _moments(self, saved: Checkpoint) -> dict[int, dict[str, Tensor]]:
+        """The state of Adam in a checkpoint: all of it, or none before the first step."""
+        shapes = [tuple(p.shape) for group in self.optimiser.param_groups for p in group["params"]] if saved.step else []
+        expected = {
+            f"{i}.{key}": s for i, shape in enumerate(shapes) for key, s in (("exp_avg", shape), ("exp_avg_sq", shape), ("step", ()))
+        }
+        found = saved.weights("optimiser")
+        if {name: tuple(x.shape) for name, x in found.items()} != expected:
+            raise InputError("a checkpoint without the whole state of its optimiser", "one that empirical.train wrote", "train again")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, x in found.items():
+            number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = x
+        return state
+
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint.
 
@@ -276,7 +302,9 @@ class Trainer:
         told, mine = saved.identity["config"], self.identity["config"]
         if told != mine:
             odd = ", ".join(f"--{k} {told.get(k)}" for k in mine if told.get(k) != mine[k])
-            raise InputError(f"a checkpoint of a run with {odd}", "the options of the interrupted run", "repeat its command")
+            raise InputError(
+                f"a checkpoint of {told.get('model')} trained with {odd}", "the options of the interrupted run", "repeat its command"
+            )
         if saved.identity.get("start") != self.identity["start"]:
             raise InputError("a checkpoint of a run with another --start, or none", "that of the interrupted run", "repeat its command")
         fit(self.model, saved.weights("model"), self.config.model)
@@ -284,10 +312,7 @@ class Trainer:
         fit(self.model, average, self.config.model)  # checks the shapes
         self.average = average
         self.model.load_state_dict(saved.weights("model"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, x in saved.weights("optimiser").items():
-            number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = x
+        state = self._moments(saved)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
         self.done, self.history = saved.step, list(saved.history)
         self.total = saved.tensors["progress.total"].to(self.device)
@@ -301,10 +326,10 @@ def _groups(model: nn.Module) -> list[dict]:
     return [{"params": part, "factor": factor} for part, factor in zip(parts, (1.0, QUICK), strict=True) if part]
 
 
-def _posterior(data: ImageSet, noise: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
-    """The exact posterior mean of a batch."""
+def _posterior(data: ImageSet, noise: Schedule) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The exact posterior mean of a batch, given its labels if there are any."""
     if isinstance(data.rule, Toy):
-        return lambda x_t, t: data.rule.posterior_mean(x_t, *noise(t))
+        return lambda x_t, t, label: data.rule.posterior_mean(x_t, *noise(t))
     return Ideal(data, noise).denoise
 
 
@@ -354,6 +379,12 @@ def train(
         DivergedError: If the loss is no longer a number; the last good checkpoint stays.
     """
     trainer = Trainer(config, load(config.dataset) if data is None else data, device, compiled, start)
+    _require_board(tensorboard)
+    if progress and start is not None and not (resume and out is not None and (out / NAME).is_file()):
+        of = len(trainer.model.state_dict())
+        progress.console.print(
+            f"{config.model} starts with {trainer.taken} of its {of} tensors, those of {_called(start)}", highlight=False
+        )
     if out is not None:
         _prepare(trainer, out, resume)
     board = _board(out, tensorboard)
@@ -390,7 +421,8 @@ def _prepare(trainer: Trainer, out: Path, resume: bool) -> None:
                 raise InputError(
                     f"output directory {out}, with a checkpoint at step {saved.step}", "--resume, or a new directory", "choose one of these"
                 )
-            trainer.restore(saved)
+            with _named(out):
+                trainer.restore(saved)
         out.mkdir(parents=True, exist_ok=True)
         if not occupied:
             trainer.checkpoint().save(out / NAME)  # what can't be written is known before hours have passed
@@ -398,23 +430,40 @@ def _prepare(trainer: Trainer, out: Path, resume: bool) -> None:
         raise InputError(f"output directory {out} ({error.strerror})", "a directory that can be written", "choose another --out") from error
 
 
+def _called(start: Checkpoint) -> str:
+    told = start.origin()
+    return f"{told['model']} seed {told['seed']} after {told['step']} steps"
+
+
+@contextmanager
+def _named(out: Path):
+    """Says which directory an error is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{out}: {error.given}", error.expected, error.remedy) from error
+
+
+def _require_board(wanted: bool) -> None:
+    if wanted and find_spec("tensorboard") is None:
+        raise InputError("--tensorboard without the package tensorboard", "it installed", "pip install tensorboard")
+
+
 def _board(out: Path | None, wanted: bool):
     if not wanted:
         return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard without the package tensorboard", "it installed", "pip install tensorboard") from None
+    from torch.utils.tensorboard import SummaryWriter  # an option, and slow to import
+
     return SummaryWriter(str(out / "tensorboard"))
 
 
 def _record(trainer: Trainer, samples: Tensor, out: Path | None, board, progress: Progress | None, seconds: float) -> None:
     """Checkpoint, log and picture after an evaluation."""
     record = trainer.history[-1]
-    if out is not None:
-        trainer.checkpoint().save(out / NAME)
+    if out is not None:  # the checkpoint last: where it is finished, so is the rest
         (out / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in trainer.history))
         contact_sheet(samples[:SHOWN]).save(out / "samples.png")
+        trainer.checkpoint().save(out / NAME)
     if board is not None:
         for name in ("loss", "consistency"):
             if name in record:
@@ -495,6 +544,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: dict) -> int:
     extras = {name: arguments.pop(name) for name in ("minutes", "compiled", "resume", "tensorboard")}
+    if not extras["minutes"] > 0:  # written so that NaN counts as too few
+        raise InputError(f"--minutes {extras['minutes']:g}", "a positive number", "leave it out to train to the end")
     device, out, start = arguments.pop("device"), arguments.pop("out"), arguments.pop("start")
     console = Console(width=None if sys.stdout.isatty() else 120)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

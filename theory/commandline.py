@@ -33,6 +33,12 @@ def guarded(work: Callable[[], int], full: str, interrupted: str) -> int:
         return work()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+    except (MemoryError, torch.OutOfMemoryError):
+        print("error: not enough memory: choose smaller numbers", file=sys.stderr)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        print("error: not enough memory: choose smaller numbers", file=sys.stderr)
     except OSError as error:
         print(f"error: {error}: {full}", file=sys.stderr)
     except KeyboardInterrupt:

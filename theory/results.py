@@ -51,8 +51,8 @@ class ResultDirectory:
 
     def __init__(self, path: str | Path, identity: dict, resume: bool) -> None:
         self.path = Path(path)
-        self._require_own()
-        found = self._identity()
+        self.require_own(self.path)
+        found = _identity(self.path)
         if resume and found is not None and found != identity:
             names = [key for key in identity if found.get(key) != identity[key]]
             raise InputError(
@@ -70,32 +70,27 @@ class ResultDirectory:
                 f"output directory {self.path} ({error.strerror})", "a directory that can be written", "choose another --out"
             ) from error
 
-    def _require_own(self) -> None:
+    @classmethod
+    def require_own(cls, path: Path) -> None:
+        """Refuse a directory that holds something that is not ours.
+
+        Raises:
+            InputError: If it does, or is a file, or can't be read.
+        """
         try:
-            if not self.path.exists():
+            if not path.exists():
                 return
-            if not self.path.is_dir():
-                raise InputError(f"output directory {self.path}, which is a file", "a directory", "choose another --out")
-            occupied = any(self.path.iterdir())
+            if not path.is_dir():
+                raise InputError(f"output directory {path}, which is a file", "a directory", "choose another --out")
+            occupied = any(path.iterdir())
         except OSError as error:
-            raise InputError(f"output directory {self.path} ({error.strerror})", "a readable directory", "choose another --out") from error
-        if occupied and self._identity() is None:
+            raise InputError(f"output directory {path} ({error.strerror})", "a readable directory", "choose another --out") from error
+        if occupied and _identity(path) is None:
             raise InputError(
-                f"output directory {self.path}, which holds other files",
+                f"output directory {path}, which holds other files",
                 "a new or empty directory, or one this command made",
                 "choose another --out",
             )
-
-    def _identity(self) -> dict | None:
-        """The identity of the run that wrote this directory, or None if none of ours did."""
-        for name in (PROGRESS, REPORT):
-            try:
-                content = json.loads((self.path / name).read_text())
-                if content.get("format") == FORMAT:
-                    return content["identity"]
-            except (OSError, ValueError, KeyError, AttributeError):
-                continue
-        return None
 
     def part(self, name: str) -> tuple[dict, dict[str, Tensor]] | None:
         """A part saved earlier, or None."""
@@ -125,6 +120,53 @@ class ResultDirectory:
         write_json(self.path / REPORT, {"format": FORMAT, "identity": identity, **report})
         (self.path / PROGRESS).unlink()
         shutil.rmtree(self.path / PARTS)
+
+
+def _identity(path: Path) -> dict | None:
+    """The identity of the run that wrote a directory, or None if none of ours did."""
+    for name in (PROGRESS, REPORT):
+        try:
+            content = json.loads((path / name).read_text())
+            if content.get("format") == FORMAT:
+                return content["identity"]
+        except (OSError, ValueError, KeyError, AttributeError):
+            continue
+    return None
+
+
+def prepare_file(path: Path, format: str) -> None:
+    """Make sure, before hours of work, that a JSON file of that format can be written there.
+
+    Raises:
+        InputError: If it is a directory, or something else than such a file, or can't be written.
+    """
+    if path.is_dir():
+        raise InputError(f"--out {path}, a directory", "a file", "add a name, such as result.json")
+    try:
+        if path.exists() and json.loads(path.read_text()).get("format") != format:
+            raise ValueError
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise InputError(f"--out {path} ({error.strerror})", "a file that can be written", "choose another --out") from error
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"--out {path}, which holds something else", "a new file, or one this command wrote", "choose another --out"
+        ) from error
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file that we wrote.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"file {path} ({type(error).__name__})", "a whole JSON file", "remove it and repeat the command") from error
 
 
 def write_json(path: Path, content: dict) -> None:

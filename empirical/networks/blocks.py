@@ -20,21 +20,20 @@ class Condition(nn.Module):
     """Noise level and class as one vector with shape ``(B, WIDTH)``.
 
     The level enters as ``t`` through sines and cosines; the class, where a network has any, as a learned
-    vector, with one more for "no class".
+    vector; their mean where none is named.
     """
 
     def __init__(self, classes: int = 0) -> None:
         super().__init__()
         self.register_buffer("frequencies", math.pi / 2 * 2.0 ** torch.arange(FREQUENCIES), persistent=False)
         self.mix = nn.Sequential(nn.Linear(2 * FREQUENCIES, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
-        self.label = nn.Embedding(classes + 1, WIDTH) if classes else None
+        self.label = nn.Embedding(classes, WIDTH) if classes else None
 
     def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
         angle = t[:, None] * self.frequencies
         out = self.mix(torch.cat([angle.sin(), angle.cos()], 1))
         if self.label is not None:
-            none = self.label.num_embeddings - 1
-            out = out + self.label(torch.full_like(t, none, dtype=torch.int64) if label is None else label)
+            out = out + (self.label.weight.mean(0) if label is None else self.label(label))
         return silu(out)
 
 

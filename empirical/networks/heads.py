@@ -30,6 +30,7 @@ from empirical.networks.blocks import pixels
 
 SIDE = 5  # pixels along a patch
 ALIKE = 5.0  # mean logit of a pixel with itself at the start on a trained trunk: attends to what is like it, and not to that alone
+ASKED = 0.25  # share of a guess that comes from others at the start on a trained trunk
 SHARP = 3.0  # size of the weights of queries and keys at the start, relative to that of other layers
 
 
@@ -138,10 +139,11 @@ class Full(nn.Module):
                 part.bias.zero_()[: len(weight)] = weight[:, -1]
 
     def of_patch(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Half of the guess by the pixel itself and half by those it attends to, as a `Patch` network guesses its centre."""
+        """The guess of a `Patch` network for its centre: all but `ASKED` by the pixel itself, the rest by those it attends to."""
         centre = slice(SIDE**2 // 2, None, SIDE**2)
-        half = {key: weights[f"head.readout.{key}"][centre] / 2 for key in ("weight", "bias")}
-        return {f"{name}.{key}": x for name in ("local", "value") for key, x in half.items()}
+        guess = {key: weights[f"head.readout.{key}"][centre] for key in ("weight", "bias")}
+        shares = {"local": 1 - ASKED, "value": ASKED}
+        return {f"{name}.{key}": share * x for name, share in shares.items() for key, x in guess.items()}
 
     def of_identity(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights with which this head is an `Identity` head: ``Q = K = E`` and ``H = V = R E``."""
