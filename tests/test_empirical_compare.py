@@ -158,6 +158,50 @@ def test_commands_write_what_they_print(tmp_path, capsys):
     assert "trained on" in told and told.count("\n") == 1
 
 
+def test_outputs_never_replace_something_else(tmp_path, capsys):
+    train(Config(STRIP, "cnn", hidden=4, steps=2, batch=4, every=2, samples=2), out=tmp_path / "net")
+    network = tmp_path / "net" / "checkpoint.safetensors"
+    (tmp_path / "mine.json").write_text("mine")
+    kept = {path: path.read_bytes() for path in (network, tmp_path / "mine.json")}
+    few = ["--samples", "2", "--steps", "1", "--levels", "1", "--draws", "2"]
+    for path in (*kept, tmp_path, tmp_path / "mine.json" / "x.json"):
+        assert comparison.main([str(tmp_path / "net"), "--dataset", STRIP, *few, "--out", str(path)]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: --out") and told.count("\n") == 1
+    assert calibration.main([str(tmp_path / "net"), "--dataset", STRIP, "--out", str(network)]) == 2
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    (tmp_path / "r").mkdir()
+    for name, study in (("report.json", "toy"), ("resnet-zeros.json", "digits --models resnet-zeros")):
+        (tmp_path / "r" / name).write_text("mine")
+        assert reproduce.main([*f"{study} --budget .001 --out {tmp_path / 'r'}".split()]) == 2
+        assert [p.name for p in (tmp_path / "r").iterdir()] == [name] and (tmp_path / "r" / name).read_text() == "mine"
+        (tmp_path / "r" / name).unlink()
+    (tmp_path / "r" / "theory").mkdir()
+    (tmp_path / "r" / "theory" / "mine").write_text("mine")
+    assert reproduce.main([*f"toy --budget .001 --out {tmp_path / 'r'}".split()]) == 2  # before anything is trained
+    assert not (tmp_path / "r" / "train").exists()
+
+
+def test_comparison_of_one_class():
+    """With a label every model is that of the class, and so are the noisy images."""
+    data = random_set(8, channels=1, height=4, width=4)
+    model = EquivariantLocal(data, patch_size=3)
+    alone = EquivariantLocal(data.select(1), patch_size=3)
+    few = {"samples": 10, "steps": 4, "levels": 2, "draws": 20}
+    told = compare({"els": model, "ideal": Ideal(data)}, data, label=1, **few)
+    expected = compare({"els": alone, "ideal": Ideal(data.select(1))}, data.select(1), **few)
+    assert told["models"]["els"]["excess"] == pytest.approx(expected["models"]["els"]["excess"], rel=1e-5)
+    assert told["pairs"]["ideal"]["r2_pearson"]["value"] == pytest.approx(expected["pairs"]["ideal"]["r2_pearson"]["value"], rel=1e-4)
+
+
+def test_only_theories_can_lie_above_a_network():
+    level = {"ratio": 1.0, "gap": {"value": -1.0, "stderr": 0.1, "below": True}}
+    report = {"truth": "n", "models": {"n": {"network": True}, "m": {"network": True}, "els": {"network": False}}}
+    report["pairs"] = {"m": {"levels": [level]}, "els": {"levels": [level]}}
+    (line,) = flags(report)
+    assert "below els" in line
+
+
 @pytest.mark.slow
 def test_reproduction_of_the_toy_runs_and_goes_on(tmp_path, capsys):
     command = f"toy --budget 0.002 --seeds 2 --models cnn top1 --dataset {STRIP} --device cpu --out {tmp_path / 'r'}".split()
@@ -200,7 +244,9 @@ def test_reproduction_of_the_digits_runs(tmp_path, capsys):
     assert json.loads((tmp_path / "r" / "report.json").read_text()) == json.loads(report)
 
 
-@pytest.mark.parametrize("options", ["--budget 0", "--steps 0", "--models gan", "--dataset nothing", "--target none"])
+@pytest.mark.parametrize(
+    "options", ["--budget 0", "--steps 0", "--models gan", "--dataset nothing", "--target none", "--batch -9", "--dataset digits"]
+)
 def test_reproduction_refuses_in_one_line(tmp_path, capsys, options):
     assert reproduce.main([*f"toy --budget 0.001 --out {tmp_path / 'r'}".split(), *options.split()]) == 2
     told = capsys.readouterr().err

@@ -232,8 +232,8 @@ def test_attention_starts_as_the_function_of_identity():
     )
 
 
-def test_attention_starts_with_half_of_what_patches_guess_and_half_of_what_is_alike():
-    """``out = (g + A g) / 2`` with ``g`` the guesses of the network it starts from and ``A`` its attention."""
+def test_attention_starts_with_what_patches_guess_and_asks_for_a_share():
+    """``out = 3/4 g + 1/4 A g`` with ``g`` the guesses of the network it starts from and ``A`` its attention."""
     config = replace(TINY, model="patch", steps=3)
     saved = train(config).checkpoint()
     begun = Trainer(replace(config, model="attention", seed=1), load(STRIP), start=saved)
@@ -242,7 +242,7 @@ def test_attention_starts_with_half_of_what_patches_guess_and_half_of_what_is_al
     with torch.no_grad():
         z = begun.model.trunk(x, torch.full((5,), t), None)
         attention = torch.softmax(begun.model.head.beta * begun.model.head.query(z) @ begun.model.head.key(z).mT, -1)
-    assert_close(begun.denoiser().denoise(x, t).flatten(2).mT, (guess + attention @ guess) / 2, atol=1e-5)
+    assert_close(begun.denoiser().denoise(x, t).flatten(2).mT, (3 * guess + attention @ guess) / 4, atol=1e-5)
 
 
 def test_a_run_with_a_start_goes_on_only_with_the_same_start(tmp_path, capsys):
@@ -261,9 +261,9 @@ def test_a_run_with_a_start_goes_on_only_with_the_same_start(tmp_path, capsys):
         assert main([*options, *other, "--resume", "--out", str(tmp_path / "whole")]) == 2
         told = capsys.readouterr().err
         assert "another --start" in told and told.count("\n") == 1
-    resnet = replace(TINY, model="resnet", layers=2, hidden=4)
-    with pytest.raises(InputError, match="no weight in common"):
-        Trainer(resnet, load(STRIP), start=Checkpoint.load(tmp_path / "a0"))
+    for other, words in (({"model": "resnet", "layers": 2}, "kind"), ({"hidden": 16}, "shape"), ({"padding": "circular"}, "padding")):
+        with pytest.raises(InputError, match=words):  # nothing to start with, or something that does not fit
+            Trainer(replace(TINY, **{"model": "identity", **other}), load(STRIP), start=Checkpoint.load(tmp_path / "a0"))
 
 
 class Evil:
@@ -290,13 +290,25 @@ def damaged(path, kind: str) -> None:
         saved = Checkpoint.load(path)
         saved.identity["network"]["options"]["hidden"] = 16
         saved.save(path)
+    elif kind == "edited":  # as long as before, and still JSON
+        content = path.read_bytes()
+        assert content.count(b'\\"prediction\\": \\"sample\\"') == 1
+        path.write_bytes(content.replace(b'\\"prediction\\": \\"sample\\"', b'\\"prediction\\": \\"foobar\\"'))
+    elif kind == "flipped":
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(bytes(content))
+    elif kind == "nan":
+        saved = Checkpoint.load(path)
+        saved.tensors["average.head.readout.bias"][0] = torch.nan
+        saved.save(path)
     elif kind == "data":
         saved = Checkpoint.load(path)
         saved.identity["data"]["fingerprint"] = "0" * 64
         saved.save(path)
 
 
-@pytest.mark.parametrize("kind", ["pickle", "torch", "truncated", "empty", "foreign", "architecture", "data"])
+@pytest.mark.parametrize("kind", ["pickle", "torch", "truncated", "empty", "foreign", "edited", "flipped", "nan", "architecture", "data"])
 def test_spoilt_checkpoints_are_refused_in_one_line(tmp_path, kind):
     from empirical.models import open_model
 
@@ -317,6 +329,12 @@ def test_spoilt_checkpoints_are_refused_in_one_line(tmp_path, kind):
         ("--target blurred", "blurred"),
         ("--conditional", "labels"),
         ("--layers 3", "layers"),
+        ("--hidden 1000000", "--hidden"),
+        ("--batch 100000000000", "--batch"),
+        ("--seed 4294967296", "--seed"),
+        ("--rate 1e300", "--rate"),
+        ("--minutes nan", "--minutes"),
+        ("--minutes -1", "--minutes"),
         ("--dataset nothing", "nothing"),
         ("--precision bf16 --device cpu", "bf16"),
     ],
@@ -343,3 +361,33 @@ def test_conditional_training_tells_classes_apart(tmp_path):
     x = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     low, high = (trainer.denoiser().denoise(x, 0.99, label=k).mean() for k in (0, 1))
     assert float(low) < -0.5 and float(high) > 0.5
+
+
+def test_networks_with_classes_learn_towards_those_of_their_class_and_want_one():
+    """The target of a step is the posterior mean of the class: noise taken out, the same for both targets at low noise, not otherwise."""
+    data = load("digits")
+    trainer = Trainer(Config("digits", "cnn", conditional=True, target="posterior", hidden=4, steps=1, batch=8), data)
+    x_t = initial_noise(trainer.schedule, (6, 1, 8, 8), 3)
+    t, label = torch.full((6,), 0.75, dtype=torch.float64), torch.tensor([0, 1, 2, 7, 8, 9])
+    expected = torch.cat([Ideal(data.select(int(k)), trainer.schedule).denoise(x_t[i : i + 1], 0.75) for i, k in enumerate(label)])
+    assert_close(trainer.posterior(x_t, t, label), expected, atol=1e-5)
+    assert trainer.drawn().shape[1:] == (1, 8, 8)  # a class for each sample
+    with pytest.raises(InputError, match="no label"):
+        trainer.denoiser().denoise(x_t, 0.5)
+
+
+def test_a_finished_run_has_its_log_and_picture(tmp_path):
+    """The checkpoint comes last: killed before it, the run evaluates again."""
+    trainer = train(replace(TINY, steps=40), out=tmp_path / "r")
+    for name in ("log.jsonl", "samples.png"):
+        assert (tmp_path / "r" / name).stat().st_mtime_ns <= (tmp_path / "r" / NAME).stat().st_mtime_ns
+    assert trainer.done == 40
+
+
+def test_a_checkpoint_without_the_whole_optimiser_does_not_go_on(tmp_path):
+    trainer = train(replace(TINY, steps=3, every=3))
+    saved = trainer.checkpoint()
+    for missing in ("optimiser.0.exp_avg", "optimiser"):
+        part = replace(saved, tensors={k: x for k, x in saved.tensors.items() if not k.startswith(missing)})
+        with pytest.raises(InputError, match="optimiser"):
+            Trainer(replace(TINY, steps=3, every=3), load(STRIP)).restore(part)
