@@ -55,6 +55,7 @@ class Model:
         poster: What the poster prints.
         share: Share of the steps; networks whose optimum is easily found need fewer.
         batch: Share of the images in a step.
+        decay: Learning rate over the steps.
         start: The network whose weights it begins with. Alone, networks with attention stay where the CNN ends for many
             thousands of steps; with a trunk that knows its patch (`TRUNK`) they leave that plateau much sooner.
     """
@@ -64,22 +65,23 @@ class Model:
     poster: float | None
     share: float = 1.0
     batch: float = 0.5
+    decay: str = "tail"
     start: str | None = None
 
 
 TRUNK = "patch"
-FIRST = Model("patch", "", None, share=4 / 75)  # trained before all others
+FIRST = Model("patch", "", None, share=0.08)  # trained before all others
 TOY = {
-    "cnn": Model("CNN", "els", 10.88, share=0.16),
-    "literal": Model("literal", "literal", None, share=0.16),
-    "identity": Model("identity", "identity", 25.44, share=4 / 15, start=TRUNK),
-    "top1": Model("top-1", "top1_identity", 21.64, share=0.16, start="identity"),
-    "attention": Model("attention", "full", 64.03, batch=1, start=TRUNK),
+    "cnn": Model("CNN", "els", 10.88, share=0.24),
+    "literal": Model("literal", "literal", None, share=0.24),
+    "identity": Model("identity", "identity", 25.44, share=0.4, start=TRUNK),
+    "top1": Model("top-1", "top1_identity", 21.64, share=0.24, start="identity"),
+    "attention": Model("attention", "full", 64.03, batch=1, decay="cosine", start=TRUNK),
 }
-EVALUATIONS = 60  # points of a curve over the steps
+EVALUATIONS = 40  # points of a curve over the steps
 AGREEMENT = ("r2_pearson", "r2_pearson_cells", "label_agreement")
 POSTER_RANDOM = 5.38  # "random" as printed there; random colours are consistent with 7.715%
-FULL_STEPS = {"toy": 30_000, "digits": 10_000}
+FULL_STEPS = {"toy": 20_000, "digits": 10_000}
 SMALLEST = {"toy": 60, "digits": 60}
 KEPT = 500  # samples of each model that are written
 FULL = 0.3  # budget from which on nothing but steps, samples and draws is cut
@@ -196,7 +198,6 @@ def toy(job: Job) -> dict:
         "rate": job.rate,
         "every": max(20, job.scale.steps // EVALUATIONS),
         "samples": job.scale.watched,
-        "decay": "tail",
         "focus": 0.5,
     }
     models, networks = with_starts(job.models), {}
@@ -204,7 +205,7 @@ def toy(job: Job) -> dict:
     def trained(name: str, seed: int, start: Checkpoint | None = None) -> Checkpoint:
         model = FIRST if name == TRUNK else TOY[name]
         steps, batch = max(1, round(job.scale.steps * model.share)), max(1, round(job.batch * model.batch))
-        return job.trained(Config(model=name, seed=seed, steps=steps, batch=batch, **config), data, f"{name}-{seed}", start)
+        return job.trained(Config(model=name, seed=seed, steps=steps, batch=batch, decay=model.decay, **config), data, f"{name}-{seed}", start)
 
     for seed in range(job.scale.seeds):
         starts: dict[str | None, Checkpoint | None] = {None: None}
