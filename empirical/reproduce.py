@@ -205,7 +205,8 @@ def toy(job: Job) -> dict:
     def trained(name: str, seed: int, start: Checkpoint | None = None) -> Checkpoint:
         model = FIRST if name == TRUNK else TOY[name]
         steps, batch = max(1, round(job.scale.steps * model.share)), max(1, round(job.batch * model.batch))
-        return job.trained(Config(model=name, seed=seed, steps=steps, batch=batch, decay=model.decay, **config), data, f"{name}-{seed}", start)
+        options = config | {"steps": steps, "batch": batch, "decay": model.decay}
+        return job.trained(Config(model=name, seed=seed, **options), data, f"{name}-{seed}", start)
 
     for seed in range(job.scale.seeds):
         starts: dict[str | None, Checkpoint | None] = {None: None}
