@@ -96,7 +96,7 @@ class Config:
         checks = (
             ("steps", 1 <= self.steps <= MOST, f"1 to {MOST}"),
             ("batch", 1 <= self.batch <= MOST, f"1 to {MOST}"),
-            ("rate", 0 < self.rate <= 1e6, "a positive number up to 1e6"),
+            ("rate", 0 < self.rate <= 1e30, "a positive number up to 1e30"),
             ("decay", self.decay in DECAYS, f"one of {', '.join(DECAYS)}"),
             ("focus", 0 <= self.focus <= 1, "a share, 0 to 1"),
             ("average", 0 <= self.average < 1, "0 <= average < 1"),

@@ -67,6 +67,7 @@ def test_tables_and_samples_tell_the_same():
         assert abs(told["same"]["value"] - expected) < 4 * error + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", make.FIGURES)
 def test_every_figure_is_drawn_and_described(name, tmp_path, capsys):
     assert make.main(["--only", name, "--out", str(tmp_path)]) == 0
