@@ -32,7 +32,7 @@ def intro(results: Results) -> str:
 
     picked = [rows[m.network] for m in POSTER_ROWS]
     own = [row["agreement"][row["theory_name"]]["label_agreement"] for row in picked]
-    els = [row["agreement"]["els"]["label_agreement"] for row in picked]
+    els, ideal = ([row["agreement"][name]["label_agreement"] for row in picked] for name in ("els", "ideal"))
     lines = (
         line("networks of the poster, consistent samples", [f"{row['poster']:.1f}%" for row in picked]),
         line("our theory predicts", [f"{100 * row['theory']['value']:.1f}%" for row in picked]),
@@ -43,6 +43,7 @@ def intro(results: Results) -> str:
             [f"{100 * row['twins']['label_agreement']:.0f}%" if row["twins"] else "" for row in picked],
         ),
         line("... as ELS, the theory without attention", [f"{100 * a:.0f}%" for a in els]),
+        line("... as the ideal score, which replays training pictures", [f"{100 * a:.0f}%" for a in ideal]),
     )
     return (
         "<p>A diffusion model trained perfectly would only replay its training pictures. Real ones make new pictures, because the "
