@@ -50,8 +50,8 @@ class Checkpoint:
         header = {"format": FORMAT, "identity": self.identity, "step": self.step, "history": self.history, "versions": self.versions}
         partial = path.with_name(path.name + ".partial")
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}
-        told = json.dumps(header)
-        save_file(tensors, partial, metadata={"json": told, "sha256": _digest(told, tensors)})
+        header["sha256"] = _digest(header, tensors)  # in the one entry: those of a safetensors header have no order, and bytes would differ
+        save_file(tensors, partial, metadata={"json": json.dumps(header)})
         os.replace(partial, path)
 
     @classmethod
@@ -64,12 +64,11 @@ class Checkpoint:
         path = found(path)
         try:
             with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                header = json.loads(metadata["json"])
+                header = json.loads((file.metadata() or {})["json"])
                 if header["format"] != FORMAT:
                     raise KeyError("format")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-            if metadata["sha256"] != _digest(metadata["json"], tensors):
+            if header.pop("sha256") != _digest(header, tensors):
                 raise ValueError("its contents have changed since")
             if not all(x.isfinite().all() for x in tensors.values()):
                 raise ValueError("weights that are not finite")
@@ -126,9 +125,9 @@ class Checkpoint:
         )
 
 
-def _digest(header: str, tensors: dict[str, Tensor]) -> str:
+def _digest(header: dict, tensors: dict[str, Tensor]) -> str:
     """A hash of all a file holds, so that what is damaged or edited is refused as that."""
-    digest = hashlib.sha256(header.encode())
+    digest = hashlib.sha256(json.dumps(header).encode())
     for name, x in sorted(tensors.items()):
         digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode() + x.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
