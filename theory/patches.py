@@ -107,7 +107,7 @@ class Block:
         return self.above + 1 + self.below, self.left + 1 + self.right
 
 
-def _runs(length: int, size: int) -> list[tuple[Size, int, int]]:
+def runs(length: int, size: int) -> list[tuple[Size, int, int]]:
     """Runs of positions along one axis whose clipped windows reach equally far to both sides."""
     radius = size // 2
     reach = [(min(radius, p), min(radius, length - 1 - p)) for p in range(length)]
@@ -119,8 +119,8 @@ def border_blocks(height: int, width: int, size: Size) -> list[Block]:
     """The border classes of a zero-padded image, as disjoint rectangles that cover it."""
     return [
         Block(rows, cols, above, below, left, right)
-        for rows, above, below in _runs(height, size[0])
-        for cols, left, right in _runs(width, size[1])
+        for rows, above, below in runs(height, size[0])
+        for cols, left, right in runs(width, size[1])
     ]
 
 

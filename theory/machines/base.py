@@ -20,11 +20,13 @@ from theory.denoiser import Denoiser, Posterior, require_noise
 from theory.errors import InputError
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import Size
-from theory.posterior import KeySource, State, stored, summation
+from theory.posterior import KeySource, State, distinct_share, stored, summation
+from theory.posterior.windows.layout import Layout
 from theory.types import BatchLabels, Images, Int, Means, PerQuery, Queries, Times, TrainingImages
 
 MEMORY = 2**29  # bytes
 MINIMUM = 2**24
+PROBE = 2**13  # candidates looked at to see whether many are equal
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class AnalyticDenoiser(Denoiser):
     Args:
         data: The training set.
         schedule: The noise schedule; the cosine schedule of the papers by default.
-        engine: ``"stream"`` (any size) or ``"dense"`` (small problems, differentiable).
+        engine: How sums are made: ``"auto"``, the fastest exact way; ``"windows"`` (machines that see patches, on the CPU),
+            ``"stream"`` (anything), or ``"dense"`` (small problems, differentiable). All agree up to rounding.
         memory: Working memory in bytes, beyond the training images and the result.
 
     Computation follows ``x_t``: its device, and float32 or float64.
@@ -73,7 +76,7 @@ class AnalyticDenoiser(Denoiser):
         data: ImageSet,
         schedule: Schedule | None = None,
         *,
-        engine: str = "stream",
+        engine: str = "auto",
         memory: int = MEMORY,
     ) -> None:
         self.data = data
@@ -82,9 +85,14 @@ class AnalyticDenoiser(Denoiser):
         self.engine = engine
         self._summed = summation(engine)
         self._room = memory // 4  # bytes left for merged candidates; sums take a half, queries a quarter
+        self._kept_layouts: dict[tuple, Layout | None] = {}
         self._kept_problems: dict[tuple, list[Problem]] = {}
         self._kept_images: dict[tuple, tuple[TrainingImages, Tensor]] = {}
         self._kept_centres: dict[int | None, Tensor] = {}
+
+    def layout(self, size: Size) -> Layout | None:
+        """Which windows of noisy and training images meet; None for a machine that does not compare windows."""
+        return None
 
     @abstractmethod
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
@@ -127,7 +135,9 @@ class AnalyticDenoiser(Denoiser):
         return Posterior(*(torch.cat(field)[order] for field in zip(*parts, strict=True)))
 
     def _posterior(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
-        """One class and patch size: solve each problem, in batches that fit the budget."""
+        """One class and patch size: by windows, or each problem in batches that fit the budget."""
+        if (layout := self._windows(label, size, x_t)) is not None:
+            return self._solve_windows(layout, x_t, alpha, sigma, label)
         problems = self._problems(label, size, x_t)
         per_image = max(p.source.groups * p.source.dim * p.repeat for p in problems)
         batch = max(1, int(self.memory / 4 / 8 / per_image))
@@ -149,6 +159,53 @@ class AnalyticDenoiser(Denoiser):
             ess[area] = problem.place(state.ess[..., None])
         where = (slice(None), 0) if self.per_pixel else (slice(None), 0, 0, 0)
         return Posterior((mean + centre).to(x_t), log_evidence[where].to(x_t), ess[where].to(x_t))
+
+    def _solve_windows(self, layout: Layout, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None) -> Posterior:
+        from theory.posterior.windows.engine import sum_windows  # loads the compiler: a second that other engines need not wait
+
+        centre = self.centre_of(label)
+        centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
+        images, log_weights = self.training(label, x_t)
+        state = sum_windows(centred, alpha, sigma, images, log_weights, layout)
+        fields = "1 (b y x) v -> b v y x"
+        mean, log_sum, ess = (
+            rearrange(v, fields, y=x_t.shape[-2], x=x_t.shape[-1]) for v in (state.mean, state.log_sum[..., None], state.ess[..., None])
+        )
+        normaliser = x_t.shape[1] * layout.area * torch.log(sigma * math.sqrt(2 * math.pi)).reshape(-1, 1, 1)
+        log_evidence = log_sum[:, 0] - torch.log(layout.partners) - normaliser
+        return Posterior((mean + centre).to(x_t), log_evidence.to(x_t), ess[:, 0].to(x_t))
+
+    def _windows(self, label: int | None, size: Size, like: Tensor) -> Layout | None:
+        """The layout of the windows if sums are best made by windows, and None otherwise."""
+        if self.engine not in ("auto", "windows"):
+            return None
+        key = (label, size, like.dtype, like.device)
+        if key not in self._kept_layouts:
+            layout = self.layout(size)
+            if self.engine == "auto":
+                layout = layout if layout and like.device.type == "cpu" and self._window_wins(layout, label, size, like) else None
+            elif layout is None or like.device.type != "cpu":
+                raise InputError(
+                    f"engine='windows' for machine {self.name!r} on device {like.device}",
+                    "a machine that sees patches, on the CPU",
+                    "use engine='auto'",
+                )
+            self._kept_layouts[key] = layout
+        return self._kept_layouts[key]
+
+    def _window_wins(self, layout: Layout, label: int | None, size: Size, like: Tensor) -> bool:
+        """Whether windows are faster than the stream, which gains where the data repeat few distinct patches."""
+        images, log_weights = self.training(label, like)
+        source = next(self.problems(images, log_weights, size)).source
+        probe = source.read(0, min(source.items, max(2, PROBE // (source.rows * source.groups))))
+        if distinct_share(probe) > 0.5:
+            return True
+        problems = self._problems(label, size, like)
+        stream = sum(p.repeat * p.source.groups * p.source.rows * p.source.items * (2.5 + p.source.dim / 18) for p in problems)
+        if stream >= layout.cost * len(images):
+            del self._kept_problems[label, size, like.dtype, like.device]
+            return True
+        return False
 
     def _problems(self, label: int | None, size: Size, like: Tensor) -> list[Problem]:
         """Problems of a class and patch size, with small sets of candidates merged and kept."""

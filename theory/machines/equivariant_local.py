@@ -25,6 +25,8 @@ from theory.machines.base import AnalyticDenoiser, Problem, pixels
 from theory.noise import Schedule
 from theory.patches import Block, PatchSchedule, PatchSize, Size, border_blocks, centres, check_border, interior_block, patch_rows, wrap
 from theory.posterior import Keys, KeySource
+from theory.posterior.windows import layout as windows
+from theory.posterior.windows.layout import Layout
 from theory.types import Images, TrainingImages
 
 PATCHES = ("all", "interior")
@@ -75,6 +77,12 @@ class EquivariantLocal(AnalyticDenoiser):
 
     def patch_size(self, t: float) -> Size:
         return self.patch_sizes(t)
+
+    def layout(self, size: Size) -> Layout:
+        shape = self.data.images.shape[-2:]
+        if self.border == "zeros":
+            return windows.zeros(*shape, size)
+        return (windows.interior if self.patches == "interior" else windows.circular)(*shape, size)
 
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
         height, width = images.shape[-2:]

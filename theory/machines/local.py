@@ -20,6 +20,7 @@ from theory.machines.base import AnalyticDenoiser, Problem, pixels
 from theory.noise import Schedule
 from theory.patches import Block, PatchSchedule, PatchSize, Size, check_border, windows, wrap
 from theory.posterior import Keys, KeySource
+from theory.posterior.windows.layout import Layout, in_place
 from theory.types import Images, Queries, TrainingImages
 
 
@@ -57,6 +58,9 @@ class Local(AnalyticDenoiser):
 
     def centre(self, images: TrainingImages) -> Tensor:
         return images.mean(dim=0, keepdim=True)
+
+    def layout(self, size: Size) -> Layout:
+        return in_place(*self.data.images.shape[-2:], size, self.border)
 
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
         height, width = images.shape[-2:]

@@ -8,23 +8,25 @@ candidates, weight ``w_j``) that carry values ``v_j``:
 
 The sum is a monoid (`state`), apart from how it is summed: `dense` keeps every logit and can be
 differentiated, `stream` runs through the keys in pieces within a memory budget. Machines only
-choose queries, keys, values and weights (`source`).
+choose queries, keys, values and weights (`source`). Where candidates are all windows of images,
+`windows` sums them without ever listing them.
 """
 
 from theory.errors import InputError, choices
 from theory.posterior.dense import dense_sum
-from theory.posterior.source import Keys, KeySource, stored
+from theory.posterior.source import Keys, KeySource, distinct_share, stored
 from theory.posterior.state import State
 from theory.posterior.stream import stream_sum
 
-ENGINES = {"stream": stream_sum, "dense": dense_sum}
+SUMS = {"stream": stream_sum, "dense": dense_sum}
+ENGINES = ("auto", "windows", *SUMS)
 
 
 def summation(name: str):
-    """The summation of that name: ``stream`` (exact, within a budget) or ``dense`` (differentiable)."""
+    """How an engine sums candidates that are listed: ``dense`` (differentiable), or any other's ``stream`` (exact, within a budget)."""
     if name not in ENGINES:
         raise InputError(f"engine {name!r}", choices(ENGINES), "choose one of these")
-    return ENGINES[name]
+    return SUMS.get(name, stream_sum)
 
 
-__all__ = ["ENGINES", "KeySource", "Keys", "State", "dense_sum", "stored", "stream_sum", "summation"]
+__all__ = ["ENGINES", "KeySource", "Keys", "State", "dense_sum", "distinct_share", "stored", "stream_sum", "summation"]

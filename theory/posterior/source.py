@@ -70,6 +70,12 @@ def stored(source: KeySource) -> KeySource:
     return KeySource(lambda start, stop: Keys(*(x[:, start:stop] for x in padded)), count, source.groups, 1, source.dim, source.value_dim)
 
 
+def distinct_share(keys: Keys) -> float:
+    """The share of keys that stay when equal ones are merged."""
+    merged = [_merge(*group) for group in zip(*keys, strict=True)]
+    return sum(len(rows) for rows, _, _ in merged) / keys.log_weights.numel()
+
+
 def _pad(rows: Tensor, count: int, fill: float) -> Tensor:
     missing = rows.new_full((count - len(rows), *rows.shape[1:]), fill)
     return torch.cat([rows, missing])

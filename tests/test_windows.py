@@ -1,0 +1,136 @@
+"""The window engine against lists of patches, brute force and float64; its parts against numpy."""
+
+import itertools
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from numba import njit
+
+from tests.helpers import assert_close, noise, random_images
+from theory.data import ImageSet, load
+from theory.errors import InputError
+from theory.machines import EquivariantLocal, Ideal, Local
+from theory.patches import border_classes
+from theory.posterior.windows import engine, kernel, layout
+
+SIZES = [(1, 1), (3, 3), (3, 5), (7, 1), (9, 9), (13, 13)]  # of images with 5 x 6 pixels: some windows wrap more than once
+
+
+def machines(size):
+    yield partial(EquivariantLocal, patch_size=size, border="zeros")
+    yield partial(EquivariantLocal, patch_size=size, border="circular")
+    if size[0] <= 5 and size[1] <= 6:
+        yield partial(EquivariantLocal, patch_size=size, border="circular", patches="interior")
+    yield partial(Local, patch_size=size, border="zeros")
+    yield partial(Local, patch_size=size, border="circular")
+
+
+def images(count=7, channels=2, height=5, width=6, seed=0) -> ImageSet:
+    """Images with unequal weights, one of them zero; their number is no multiple of the kernel's."""
+    weights = torch.rand(count, generator=torch.Generator().manual_seed(seed)).double()
+    weights[1] = 0
+    return ImageSet(random_images(count, channels, height, width, seed=seed), "random", weights=weights)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_equals_the_sum_over_listed_patches(size, channels):
+    data = images(channels=channels)
+    x = noise((2, channels, 5, 6), seed=1)
+    for machine, t in itertools.product(machines(size), (0.03, 0.5, 0.97)):
+        for a, b in zip(machine(data, engine="windows")(x, t), machine(data, engine="stream")(x, t), strict=True):
+            assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1, 0.5, 0.95])
+@pytest.mark.parametrize("size", [3, 7, 15])
+def test_float32_is_within_the_stated_error_of_float64(sigma, size):
+    data = load("photos", count=12)
+    x = data.images[:2] * (1 - sigma**2) ** 0.5 + sigma * noise((2, 3, 32, 32), dtype=torch.float32)
+    machine = EquivariantLocal(data, patch_size=size, border="circular", engine="windows")
+    t = float(machine.schedule.time(sigma / (1 - sigma**2) ** 0.5))
+    single, double = machine(x, t), machine(x.double(), t)
+    # An error e of a logit moves a mean by at most e times the spread of the values, here 2.
+    assert_close(single.mean.double(), double.mean, atol=2 * engine.TOLERANCE)
+    assert_close(single.log_evidence.double(), double.log_evidence, atol=2 * engine.TOLERANCE, rtol=1e-6)
+
+
+def test_queries_far_from_all_data_are_summed_in_float64(monkeypatch):
+    """Distances of 1e5 leave a float32 logit no digit after the point."""
+    data, x = images(), (40 * noise((1, 2, 5, 6), seed=3)).float()
+    asked = []
+    monkeypatch.setattr(engine, "_run", lambda *a, run=engine._run: (asked.append(a[-1]), run(*a))[1])
+    machine = EquivariantLocal(data, patch_size=3, engine="windows")
+    single, double = machine(x, 0.1), machine(x.double(), 0.1)
+    assert asked == [torch.float32, torch.float64, torch.float64]
+    assert_close(single.mean.double(), double.mean, atol=1e-6)
+
+
+def test_pieces_and_threads_do_not_matter(monkeypatch):
+    data, x = images(23), noise((2, 2, 5, 6), seed=4)
+    machine = EquivariantLocal(data, patch_size=3, engine="windows")
+    whole = machine(x, 0.3)
+    monkeypatch.setattr(engine, "PIECE", 1)
+    pieces = machine(x, 0.3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if before > 1 else 2)
+    other = machine(x, 0.3)
+    torch.set_num_threads(before)
+    for a, b, c in zip(whole, pieces, other, strict=True):
+        assert_close(a, b, rtol=1e-12)
+        assert torch.equal(b, c)  # pieces are merged in their order, whoever computed them
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_layout_pairs_pixels_of_one_border_class(size):
+    classes = border_classes(5, 6, size)
+    same = classes.flatten()[:, None] == classes.flatten()
+    table = layout.zeros(5, 6, size)
+    met = torch.zeros(30, 30, dtype=torch.bool)
+    for dx, x0, x1, first, last in table.groups:
+        for dy, y0, y1 in table.entries[first:last]:
+            for y, x in itertools.product(range(y0, y1), range(x0, x1)):
+                assert not met[y * 6 + x, (y + dy) * 6 + x + dx]
+                met[y * 6 + x, (y + dy) * 6 + x + dx] = True
+    assert torch.equal(met, same)
+    assert torch.equal(table.partners.flatten(), same.double().sum(1)) and table.pairs == int(same.sum())
+
+
+@pytest.mark.parametrize(("dtype", "floor", "tolerance"), [(np.float32, -120, 2.5e-7), (np.float64, -1000, 5e-16)])
+def test_exponential(dtype, floor, tolerance):
+    @njit
+    def run(x):
+        return np.array([kernel.exp2(value) for value in x])
+
+    x = -np.logspace(-9, 2, 5001).astype(dtype)
+    exact = 2.0 ** x.astype(np.longdouble)
+    values = run(x)
+    assert values.dtype == dtype
+    assert float(np.max(np.abs(values / exact - 1))) < tolerance
+    assert list(run(np.array([0.0, floor, 2 * floor, -1e30], dtype))) == [1, 2.0**floor, 2.0**floor, 2.0**floor]
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_box_sums(step):
+    rng = np.random.default_rng(0)
+    for k in range(1, 70, 2):
+        size = 20 + 69 * step
+        work, out = np.zeros(3 * size), np.zeros(20)
+        work[:size] = rng.random(size)
+        expected = [work[j : j + k * step : step].sum() for j in range(20)]
+        kernel._box(out, work, *(np.uintp(n) for n in (size, 20, step, k)))
+        np.testing.assert_allclose(out, expected, rtol=1e-14)
+
+
+def test_auto_lists_patches_where_few_are_distinct_and_windows_elsewhere():
+    toy = EquivariantLocal(load("toy"), patch_size=5)
+    assert toy._windows(None, (5, 5), torch.zeros(1)) is None
+    crops = EquivariantLocal(load("photos", count=4), patch_size=5)
+    assert crops._windows(None, (5, 5), torch.zeros(1)) is not None
+
+
+def test_windows_are_refused_where_there_are_none():
+    with pytest.raises(InputError, match="engine='windows' for machine 'ideal'"):
+        Ideal(images(), engine="windows")(torch.zeros(1, 2, 5, 6), 0.5)

@@ -1,0 +1,114 @@
+r"""Exact posteriors of the windows of noisy images over the windows of training images, on the CPU.
+
+All pairs of windows of a noisy and a training image are met shift by shift (`kernel`), without a
+matrix of patches and at a cost that does not grow with the window. Work is cut into pieces of a
+fixed number of training images, whatever the number of threads, and the pieces are merged in their
+order: the result is the same on any number of cores.
+
+In float32 the error of a logit is estimated from above once the largest is known; images where it
+exceeds `TOLERANCE` are computed again in float64.
+"""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from theory.posterior.state import State
+from theory.posterior.windows import kernel
+from theory.posterior.windows.layout import Layout
+from theory.types import Coefficients, Images, TrainingImages
+
+PIECE = 2**26  # pairs of windows summed by one thread at a time
+TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is
+SAFETY = 4.0  # above the largest error found in units of `_rounding`
+
+
+def sum_windows(x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingImages, log_weights: Tensor, layout: Layout) -> State:
+    """The state of every pixel of every noisy image after all windows.
+
+    Args:
+        x: Centred noisy images ``(B, C, H, W)``, float64.
+        alpha, sigma: Coefficients of each noisy image, with shape ``(B,)``, float64.
+        images: Centred training images ``(N, C, H', W')``; their dtype is the precision of the work.
+        log_weights: Log-weight of each training image and window, with shape ``(N,)``.
+        layout: Which windows meet.
+
+    Returns:
+        State of one group of ``B H W`` queries, image by image and pixel by pixel.
+    """
+    present = log_weights > -math.inf
+    if not bool(present.all()):
+        images, log_weights = images[present], log_weights[present]
+    threads = ThreadPoolExecutor(torch.get_num_threads())
+    try:
+        state = _run(threads, x, alpha, sigma, images, log_weights, layout, images.dtype)
+        if images.dtype == torch.float32:
+            rough = (_rounding(x, alpha, sigma, images, state.max.reshape(len(x), -1)) > TOLERANCE).nonzero()[:, 0]
+            if len(rough):
+                again = _run(threads, x[rough], alpha[rough], sigma[rough], images, log_weights, layout, torch.float64)
+                pixels = layout.partners.numel()
+                state.put((rough[:, None] * pixels + torch.arange(pixels)).flatten(), again)
+    finally:
+        threads.shutdown(cancel_futures=True)  # an interrupted run does not finish its queue first
+    return state
+
+
+def _run(threads, x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, log_weights: Tensor, layout, dtype) -> State:
+    """All pieces of the training images against each noisy image, merged in their order."""
+    step = max(1, PIECE // (layout.pairs * kernel.LANES)) * kernel.LANES
+    keys, costs = images.split(step), (-log_weights.double() / math.log(2)).to(dtype).split(step)
+    scales = math.sqrt(math.log2(math.e) / 2) / sigma
+    queries = (_bordered(x, layout) * scales[:, None, None, None]).to(dtype).contiguous()
+    cut = math.log2(len(images) * float(layout.partners.max())) - math.log2(torch.finfo(dtype).eps / 4)
+
+    def piece(task: tuple[int, int]) -> State:
+        b, i = task
+        return _piece(queries[b], float(alpha[b] * scales[b]), keys[i].to(dtype), costs[i], layout, cut)
+
+    parts = threads.map(piece, [(b, i) for b in range(len(x)) for i in range(len(keys))])
+    states = []
+    for _ in range(len(x)):
+        state = next(parts)
+        for part in islice(parts, len(keys) - 1):
+            state = state.merge(part)
+        states.append(state)
+    fields = zip(*((s.max, s.sum, s.square, s.weighted) for s in states), strict=True)
+    return State(*(torch.cat(field, 1) for field in fields))
+
+
+def _piece(query: Tensor, scale: float, images: Tensor, costs: Tensor, layout: Layout, cut: float) -> State:
+    images = images.contiguous().numpy()
+    kind = images.dtype.type
+    best = np.empty(layout.partners.shape, images.dtype)
+    sums = np.empty((2 + images.shape[1], *best.shape), np.float64)
+    kernel.sum_windows(
+        query.numpy(), images, costs.numpy(), kind(scale), layout.key_rows, layout.key_cols, layout.groups, layout.entries,
+        layout.window, layout.wrapped, kind(cut), kind(kernel.EMPTY), best, sums,
+    )  # fmt: skip
+    best, sums = torch.from_numpy(best).double(), torch.from_numpy(sums).flatten(1)
+    return State(-math.log(2) * best.reshape(1, -1), sums[None, 0], sums[None, 1], (sums[2:].T / scale)[None])
+
+
+def _bordered(x: Images, layout: Layout) -> Float[Tensor, "B C Y X"]:
+    """Images with their border, zero outside."""
+    rows, cols = torch.from_numpy(layout.query_rows), torch.from_numpy(layout.query_cols)
+    inside = (rows >= 0)[:, None] & (cols >= 0)
+    return x[:, :, rows.clamp(min=0)[:, None], cols.clamp(min=0)] * inside
+
+
+def _rounding(x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, largest: Tensor) -> Tensor:
+    """Bound on the rounding error of the logits that matter, for each noisy image.
+
+    With ``l`` the largest logit without its sign: sums of positive terms put an error of a few units ``u`` into
+    each distance, ``u l``, and rounding the pixels puts ``2 sqrt(l) u (|x| + |alpha k|) / (sqrt(2) sigma)`` (the errors
+    of single pixels are independent). Times `SAFETY`, found by measurement.
+    """
+    unit = torch.finfo(images.dtype).eps / 2
+    distance = (-largest).clamp(min=0).amax(1)
+    reach = (x.abs().amax((1, 2, 3)) + alpha * float(images.abs().max())) / (math.sqrt(2) * sigma)
+    return SAFETY * unit * (distance + 2 * distance.sqrt() * reach)
