@@ -15,17 +15,42 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from theory.denoiser import Posterior
 from theory.machines.base import AnalyticDenoiser, Problem, pixels, whole_image
 from theory.patches import Size
 from theory.posterior import Keys, KeySource
-from theory.types import TrainingImages
+from theory.posterior.shifts import sum_shifts
+from theory.types import Images, TrainingImages
 
 
 class Equivariant(AnalyticDenoiser):
-    """The equivariant denoiser. Arguments of `AnalyticDenoiser`."""
+    """The equivariant denoiser. Arguments of `AnalyticDenoiser`; ``engine="auto"`` sums over shifts by Fourier transforms."""
 
     name = "equivariant"
     per_pixel = False
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self._spectra: dict[tuple, Tensor | None] = {}
+
+    def _posterior(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
+        if self.engine != "auto":
+            return super()._posterior(x_t, alpha, sigma, label, size)
+        (images, log_weights), centre = self.training(label, x_t), self.centre_of(label).to(x_t.device)
+        shifts, dim = size[0] * size[1], x_t[0].numel()
+        centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
+        state = sum_shifts(centred, alpha, sigma, images, log_weights.double() - math.log(shifts), self._spectra_of(label, images), self.memory // 2)
+        log_evidence = state.log_sum[0] - dim * torch.log(sigma * math.sqrt(2 * math.pi))
+        return Posterior((state.mean[0].reshape(x_t.shape) + centre).to(x_t), log_evidence.to(x_t), state.ess[0].to(x_t))
+
+    def _spectra_of(self, label: int | None, images: TrainingImages) -> Tensor | None:
+        """Transforms of the training images, kept where they take less than a quarter of the memory."""
+        key = label, images.dtype, images.device
+        if key not in self._spectra:
+            small = 8 * images.numel() <= self._room
+            self._spectra[key] = torch.fft.rfft2(images.double()) if small else None
+            self._room -= 8 * images.numel() if small else 0
+        return self._spectra[key]
 
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
         count, channels, height, width = images.shape
