@@ -1,23 +1,21 @@
-"""``python -m benchmarks.bench_posterior``: one score on photo crops, against plain torch and the machine's own sgemm.
+"""``python -m benchmarks.bench_posterior``: one score of photo crops, against other code and the machine's own limits.
 
 Each case runs in a process of its own, so that its peak memory is its own, and measures in one go:
 
-- **ours**: seconds of one score of one image (the second call; the first builds what is kept);
-- **plain**: dense torch, the formula as written (differences, squares, sum, softmax), as a user would write it;
-- **matmul**: dense torch with the expanded square and one matrix product, which is fast but loses digits at low noise;
-- **sgemm**: the rate of a 2048 x 2048 x 2048 float32 product, the limit of anything made of matrix products.
+- **ours**: pairs of patches per second of one score (the second call; the first builds what is kept), and its
+  largest error on a part of the data, against float64 by another way (a sum over listed patches);
+- the **peers** of `benchmarks.peers`, on as many of the same queries and keys as they can take in a few seconds;
+- **exp**: how many float32 exponentials torch computes in a second, in the cache: one is needed for each pair;
+- **sgemm**: the rate of a float32 matrix product, the limit of the ideal score.
 
-Plain and matmul keep a dense matrix of logits, so they run on part of the training images, and are compared by pairs
-(query patch against training patch) per second. ``gemm`` is the share of the sgemm rate that the logits alone
-account for: ``2 d`` operations a pair, with ``d`` the numbers in a patch. Peak memory is the process's, torch included.
 Pixels are jittered by 1e-4, since overlapping crops repeat patches and repeated patches would be merged.
 """
 
 import argparse
 import json
-import multiprocessing
 import platform
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,78 +25,119 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.peers import PEERS
 from theory.data import ImageSet, load
-from theory.machines import EquivariantLocal, Ideal
+from theory.machines import Equivariant, EquivariantLocal, Ideal, Local
 from theory.noise import CosineSchedule
 from theory.patches import border_blocks, patch_rows, wrap
 
-SIGMAS = (0.05, 0.3, 0.95)
-PATCHES = (3, 7, 11, 17)
+SIGMAS = (0.02, 0.1, 0.3, 0.6, 0.98)
+PATCHES = (3, 5, 9, 13, 17)
+QUERIES, KEYS = 64, 20_000  # of a peer
+SHARE = 0.25  # of the exponentials torch computes in a second, to be reached in pairs
+GROWTH = 1.5  # cost at the largest patch over that at the smallest, at most
+GEMM = 0.8  # share of the sgemm rate that the ideal score is to reach
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--smoke", action="store_true", help="few images and cases, to see that it runs")
-    parser.add_argument("--out", type=Path, help="also write the rows as JSON")
+    parser.add_argument("--images", type=int, default=200, help="training images 3x32x32")
     parser.add_argument("--patches", type=int, nargs="+", default=PATCHES, help="patch sizes")
     parser.add_argument("--sigmas", type=float, nargs="+", default=SIGMAS, help="noise levels")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="what to compare with")
+    parser.add_argument("--out", type=Path, help="also write the rows as JSON")
+    parser.add_argument("--plot", type=Path, help="also draw pairs per second against the patch size")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    patches, sigmas = arguments.patches, arguments.sigmas
-    count, patches, sigmas, ideal = (20, (3,), (0.3,), 100) if arguments.smoke else (500, patches, sigmas, 5000)
-    cases = [("els", border, k, sigma, count) for border in ("zeros", "circular") for k in patches for sigma in sigmas]
-    cases += [("is", "-", 32, sigma, ideal) for sigma in sigmas]
-    processes = multiprocessing.get_context("spawn")
-    rows = []
-    for case in track(cases, "measuring", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-        with processes.Pool(1) as pool:
-            rows.append(pool.apply(measure, case))
-    Console(width=150).print(table(rows))
-    report_misses(rows)
+    if arguments.case:
+        print(json.dumps(measure(*json.loads(arguments.case))))
+        return
+    count, patches, sigmas, peers = arguments.images, arguments.patches, arguments.sigmas, arguments.peers
+    if arguments.smoke:
+        count, patches, sigmas, peers = 20, (3,), (0.3,), ["plain", "matmul", "attention"]
+    cases = [(f"els {border}", k, s, count, peers) for border in ("circular", "zeros") for k in patches for s in sigmas]
+    cases += [("ls circular", k, 0.3, count, []) for k in (patches[0], patches[-1])]
+    cases += [("es", 32, 0.3, count, []), ("is", 32, 0.3, 100 if arguments.smoke else 50_000, [])]
+    rows = [apart(case) for case in track(cases, "measuring", console=Console(stderr=True), disable=not sys.stderr.isatty())]
+    Console(width=180).print(table(rows, peers))
+    report(rows)
     if arguments.out:
-        arguments.out.write_text(json.dumps({"machine": platform.processor(), "torch": torch.__version__, "rows": rows}, indent=1))
+        about = {"machine": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        arguments.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    if arguments.plot:
+        plot(rows, peers, arguments.plot)
 
 
-def measure(kind: str, border: str, patch_size: int, sigma: float, count: int) -> dict:
+def apart(case: tuple) -> dict:
+    """`measure` in an interpreter of its own, which also ends as one: PyKeOps saves its cache then."""
+    command = [sys.executable, "-m", "benchmarks.bench_posterior", "--case", json.dumps(case)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def measure(case: str, patch_size: int, sigma: float, count: int, peers: list[str]) -> dict:
     """One case; returns a row of the table."""
+    kind, _, border = case.partition(" ")
+    data, schedule = jittered(count), CosineSchedule()
+    t = float(schedule.time(sigma / (1 - sigma**2) ** 0.5))
+    batch = 64 if kind == "is" else 1
+    noise = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = schedule.perturb(data.images[:batch], t, noise)
+    exp, gemm = exponentials(), sgemm()
+    run = machine(kind, border, patch_size, data, schedule)
+    run.score(x, t)
+    seconds = min(timed(lambda: run.score(x, t)) for _ in range(3))
+    row = {"case": case, "patch": patch_size, "sigma": sigma, "images": count, "seconds": seconds, "exp": exp, "gemm": gemm}
+    row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    row["pairs"] = pairs(kind, border, patch_size, count) * batch / seconds
+    row["error"] = error(kind, border, patch_size, data, schedule, x[:1], t)
+    row["peers"] = {name: peer(name, border, patch_size, x, data.images, schedule, t) for name in peers}
+    return row
+
+
+def jittered(count: int) -> ImageSet:
+    """Photo crops without equal patches."""
     data = load("photos", count=count)
     jitter = torch.rand(data.images.shape, generator=torch.Generator().manual_seed(1)) * 2e-4 - 1e-4
-    data = ImageSet((data.images + jitter).clamp(-1, 1), data.name)
-    schedule = CosineSchedule()
-    t = float(schedule.time(sigma / (1 - sigma**2) ** 0.5))
-    x = schedule.perturb(data.images[:1], t, torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    machine = Ideal(data, schedule) if kind == "is" else EquivariantLocal(data, schedule, patch_size=patch_size, border=border)
-    machine.score(x, t)
-    seconds = min(timed(lambda: machine.score(x, t)) for _ in range(2))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    pairs, work = size_of(kind, border, patch_size, count)
-    gemm = sgemm()
-    part = data.images[: 20 if kind == "els" else count]
-    plain, matmul = (peer(kind, border, patch_size, x, part, schedule, t, direct) for direct in (True, False))
-    return {
-        "case": f"{kind.upper()} {border}", "patch": patch_size, "sigma": sigma, "images": count, "seconds": seconds,
-        "pairs_per_second": pairs / seconds, "peak_mb": peak, "plain": plain, "matmul": matmul,
-        "over_plain": pairs / seconds / plain, "over_matmul": pairs / seconds / matmul,
-        "gemm_gflops": gemm / 1e9, "gemm_share": work / seconds / gemm,
-    }  # fmt: skip
+    return ImageSet((data.images + jitter).clamp(-1, 1), data.name)
 
 
-def size_of(kind: str, border: str, patch_size: int, count: int) -> tuple[int, float]:
-    """Pairs in one score, and the floating-point operations of their logits."""
-    if kind == "is":
-        return count, count * 2 * 3 * 32 * 32
-    if border == "circular":
-        pairs = 1024 * 1024 * count
-        return pairs, pairs * 2 * 3 * patch_size**2
-    blocks = border_blocks(32, 32, (patch_size, patch_size))
-    pixels = [b.shape[0] * b.shape[1] for b in blocks]
-    dims = [3 * b.window[0] * b.window[1] for b in blocks]
-    return count * sum(p * p for p in pixels), sum(2.0 * count * p * p * d for p, d in zip(pixels, dims, strict=True))
+def machine(kind: str, border: str, patch_size: int, data: ImageSet, schedule: CosineSchedule, **options):
+    if kind in ("is", "es"):
+        return {"is": Ideal, "es": Equivariant}[kind](data, schedule, **options)
+    return {"els": EquivariantLocal, "ls": Local}[kind](data, schedule, patch_size=patch_size, border=border, **options)
+
+
+def error(kind: str, border: str, patch_size: int, data: ImageSet, schedule: CosineSchedule, x, t: float) -> float:
+    """Largest error of a posterior mean on a few images, against float64 sums over listed candidates."""
+    few = ImageSet(data.images[: 4 if kind in ("els", "es") else 50], "few")
+    mean = machine(kind, border, patch_size, few, schedule)(x, t).mean
+    exact = machine(kind, border, patch_size, few, schedule, engine="stream")(x.double(), t).mean
+    return float((mean - exact).abs().max())
+
+
+def pairs(kind: str, border: str, patch_size: int, count: int) -> int:
+    """Pairs of candidates in one score of one image."""
+    if kind in ("is", "ls", "es"):
+        return count * (1 if kind == "is" else 1024)
+    blocks = border_blocks(32, 32, (patch_size, patch_size)) if border == "zeros" else []
+    return count * (sum((b.shape[0] * b.shape[1]) ** 2 for b in blocks) or 1024**2)
 
 
 def timed(function) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def exponentials() -> float:
+    """Float32 exponentials per second in the caches of all cores, at the best of several sizes."""
+    return max(_exponentials(torch.rand(n) * -50, max(1, 2**23 // n)) for n in (2**12, 2**15, 2**16, 2**18) for _ in range(3))
+
+
+def _exponentials(x, repeats: int) -> float:
+    out = torch.empty_like(x)
+    return x.numel() * repeats / timed(lambda: [torch.exp(x, out=out) for _ in range(repeats)])
 
 
 def sgemm(n: int = 2048) -> float:
@@ -108,70 +147,75 @@ def sgemm(n: int = 2048) -> float:
     return 2 * n**3 / min(timed(lambda: a @ b) for _ in range(5))
 
 
-def peer(kind: str, border: str, patch_size: int, x, images, schedule, t: float, direct: bool) -> float:
-    """Pairs per second of plain torch, on its largest block where the border makes several."""
+def peer(name: str, border: str, patch_size: int, x, images, schedule, t: float) -> dict:
+    """Pairs per second of a peer on some queries and keys of the largest border class, and its error against float64."""
     alpha, sigma = (float(c) for c in schedule(t))
-    if kind == "is":
-        queries, keys, values = x.flatten(1), images.flatten(1), images.flatten(1)
-    else:
-        size = (patch_size, patch_size)
-        x, images = (wrap(x, size), wrap(images, size)) if border == "circular" else (x, images)
-        block = max(border_blocks(*x.shape[-2:], size), key=lambda b: b.shape[0] * b.shape[1])
-        queries, keys = patch_rows(x, block), patch_rows(images, block)
-        values = keys.reshape(len(keys), 3, -1)[:, :, patch_size**2 // 2].contiguous()
-    rows = max(1, 2**27 // keys.numel()) if direct else len(queries)  # differences of 512 MB at a time
-
-    def posterior(q):
-        if direct:
-            distance = (q[:, None] - alpha * keys).square().sum(-1)
-        else:
-            distance = q.square().sum(1, keepdim=True) - 2 * alpha * (q @ keys.T) + alpha**2 * keys.square().sum(1)
-        return torch.softmax(-distance / (2 * sigma**2), 1) @ values
-
-    used = queries[: 4 * rows]
-    posterior(used[:rows])
-    seconds = timed(lambda: [posterior(q) for q in used.split(rows)])
-    return len(used) * len(keys) / seconds
+    size = (patch_size, patch_size)
+    x, images = (wrap(x, size), wrap(images[:20], size)) if border == "circular" else (x, images)
+    block = max(border_blocks(*x.shape[-2:], size), key=lambda b: b.shape[0] * b.shape[1])
+    queries, keys = patch_rows(x, block), patch_rows(images[: 1 + KEYS // block.shape[0] ** 2], block)[:KEYS]
+    queries = queries[:: max(1, len(queries) // QUERIES)].contiguous()
+    values = keys.reshape(len(keys), 3, -1)[:, :, patch_size**2 // 2].contiguous()
+    found = PEERS[name](queries, keys, values, alpha, sigma)
+    seconds = min(timed(lambda: PEERS[name](queries, keys, values, alpha, sigma)) for _ in range(2))
+    exact = PEERS["plain"](queries.double(), keys.double(), values.double(), alpha, sigma)
+    return {"pairs": len(queries) * len(keys) / seconds, "error": float((found - exact).abs().max())}
 
 
-def table(rows: list[dict]) -> Table:
-    shown = Table(title=f"One score of one 3x32x32 image, {torch.get_num_threads()} threads", title_justify="left")
-    for name in (
-        "case",
-        "patch",
-        "sigma",
-        "images",
-        "seconds",
-        "pairs/s",
-        "peak MB",
-        "plain/s",
-        "x plain",
-        "x matmul",
-        "sgemm GF/s",
-        "gemm share",
-    ):
+def table(rows: list[dict], peers: list[str]) -> Table:
+    shown = Table(title=f"Scores of 3x32x32 images, {torch.get_num_threads()} threads; pairs per second", title_justify="left")
+    for name in ("case", "patch", "sigma", "images", "seconds", "pairs/s", "of exp", "error", "peak MB", *(f"{p} (error)" for p in peers)):
         shown.add_column(name, justify="left" if name == "case" else "right")
     for r in rows:
+        others = (r["peers"].get(p) for p in peers)
         shown.add_row(
-            r["case"], str(r["patch"]), f"{r['sigma']:g}", str(r["images"]), f"{r['seconds']:.3f}", f"{r['pairs_per_second']:.1e}",
-            f"{r['peak_mb']:.0f}", f"{r['plain']:.1e}", f"{r['over_plain']:.1f}", f"{r['over_matmul']:.1f}",
-            f"{r['gemm_gflops']:.0f}", f"{100 * r['gemm_share']:.0f}%",
+            r["case"], str(r["patch"]), f"{r['sigma']:g}", str(r["images"]), f"{r['seconds']:.3f}", f"{r['pairs']:.1e}",
+            f"{100 * r['pairs'] / r['exp']:.0f}%", f"{r['error']:.0e}", f"{r['peak_mb']:.0f}",
+            *(f"{o['pairs']:.1e} ({o['error']:.0e})" if o else "" for o in others),
         )  # fmt: skip
     return shown
 
 
-def report_misses(rows: list[dict]) -> None:
-    """Print every target that is missed: 10 x plain, half the sgemm rate from patch 7 on, under 1 GB."""
+def report(rows: list[dict]) -> None:
+    """Print the limits of the machine, and every aim that is missed."""
+    exp, gemm = (max(r[name] for r in rows) for name in ("exp", "gemm"))
+    print(f"limits measured: {exp:.2e} exponentials/s, {gemm / 1e9:.0f} GF/s sgemm")
     misses = []
     for r in rows:
-        name = f"{r['case']}, patch {r['patch']}, sigma {r['sigma']:g}"
-        if r["over_plain"] < 10:
-            misses.append(f"{name}: {r['over_plain']:.1f} x plain torch, aim 10")
-        if r["case"] != "IS -" and r["patch"] >= 7 and r["gemm_share"] < 0.5:
-            misses.append(f"{name}: {100 * r['gemm_share']:.0f}% of the sgemm rate, aim 50%")
-        if r["peak_mb"] > 1000:
-            misses.append(f"{name}: {r['peak_mb']:.0f} MB, aim 1000")
-    print("\n".join(["missed:", *misses]) if misses else "all targets met")
+        if r["case"].startswith("els") and r["pairs"] < SHARE * r["exp"]:
+            misses.append(f"{r['case']}, patch {r['patch']}, sigma {r['sigma']:g}: {r['pairs'] / r['exp']:.2f} of exp, aim {SHARE}")
+        if r["case"] == "is":
+            share = r["pairs"] * 2 * 3072 / r["gemm"]
+            print(f"ideal score, {r['images']} images, batch 64: {100 * share:.0f}% of the sgemm rate")
+            misses += [f"ideal score: {share:.2f} of sgemm, aim {GEMM}"] if share < GEMM else []
+    for border in ("circular", "zeros"):
+        for sigma in sorted({r["sigma"] for r in rows}):
+            rates = {r["patch"]: r["pairs"] for r in rows if r["case"] == f"els {border}" and r["sigma"] == sigma}
+            if len(rates) > 1:
+                growth = rates[min(rates)] / rates[max(rates)]
+                print(f"els {border}, sigma {sigma:g}: a pair at patch {max(rates)} costs {growth:.2f} x that at {min(rates)}")
+                misses += [f"els {border}, sigma {sigma:g}: growth {growth:.2f}, aim {GROWTH}"] if growth > GROWTH else []
+    print("\n".join(["missed:", *misses]) if misses else "all aims met")
+
+
+def plot(rows: list[dict], peers: list[str], path: Path) -> None:
+    """Pairs per second against the patch size, of the equivariant local score and its peers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    for axes, border in zip(figure.subplots(1, 2, sharey=True), ("circular", "zeros"), strict=True):
+        chosen = [r for r in rows if r["case"] == f"els {border}"]
+        sizes = sorted({r["patch"] for r in chosen})
+        at = [[r for r in chosen if r["patch"] == k] for k in sizes]
+        axes.fill_between(sizes, *([f(r["pairs"] for r in group) for group in at] for f in (min, max)), alpha=0.4, label="ours")
+        for name in peers:
+            axes.plot(sizes, [max(r["peers"][name]["pairs"] for r in group) for group in at], marker=".", label=name)
+        axes.axhline(max(r["exp"] for r in rows), color="0.4", ls="--", lw=0.8)
+        axes.annotate("exponentials of torch", (sizes[-1], max(r["exp"] for r in rows)), ha="right", va="bottom", fontsize=8)
+        axes.set(yscale="log", xlabel="patch size (pixels)", title=f"border: {border}", xticks=sizes)
+    figure.axes[0].set_ylabel("pairs of patches per second")
+    figure.axes[1].legend(fontsize=7)
+    figure.savefig(path, dpi=200)
 
 
 if __name__ == "__main__":

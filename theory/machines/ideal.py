@@ -15,6 +15,7 @@ from torch import Tensor
 from theory.machines.base import AnalyticDenoiser, Problem, whole_image
 from theory.patches import Size
 from theory.posterior import Keys, KeySource
+from theory.posterior.source import squared_norms
 from theory.types import TrainingImages
 
 
@@ -36,7 +37,7 @@ class Ideal(AnalyticDenoiser):
             return Keys(part, part, log_weights[None, start:stop])
 
         yield Problem(
-            source=KeySource(read, items=len(images), groups=1, rows=1, dim=dim, value_dim=dim),
+            source=KeySource(read, items=len(images), groups=1, rows=1, dim=dim, value_dim=dim, squares=squared_norms(rows)),
             queries=lambda x: x.flatten(1)[None],
             repeat=1,
             place=partial(whole_image, shape=images.shape[1:]),

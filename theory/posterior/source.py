@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from theory.types import KeyRows, LogWeights, ValueRows
+from theory.types import KeyRows, LogWeights, PerQuery, ValueRows
 
 PIECE = 2**14  # rows hashed or compared at a time
 
@@ -37,6 +37,7 @@ class KeySource:
         rows: Keys per item and group.
         dim: Numbers in a key, d.
         value_dim: Numbers in a value, v.
+        squares: Squared norms of all keys ``(G, K)``, float64, where they are kept.
     """
 
     read: Callable[[int, int], Keys]
@@ -45,6 +46,7 @@ class KeySource:
     rows: int
     dim: int
     value_dim: int
+    squares: PerQuery | None = None
 
     @property
     def numbers(self) -> int:
@@ -67,7 +69,14 @@ def stored(source: KeySource) -> KeySource:
             for part, fill in zip(zip(*merged, strict=True), (0.0, 0.0, -torch.inf), strict=True)
         )
     )
-    return KeySource(lambda start, stop: Keys(*(x[:, start:stop] for x in padded)), count, source.groups, 1, source.dim, source.value_dim)
+    read = lambda start, stop: Keys(*(x[:, start:stop] for x in padded))  # noqa: E731
+    return KeySource(read, count, source.groups, 1, source.dim, source.value_dim, squared_norms(padded.keys))
+
+
+def squared_norms(keys: KeyRows) -> PerQuery:
+    """Squared norms of keys, in float64, piece by piece to keep the float64 copies small."""
+    pieces = keys.split(max(1, PIECE * 2**6 // keys[:, :1].numel()), 1)
+    return torch.cat([torch.linalg.vector_norm(piece, dim=-1, dtype=torch.float64).square() for piece in pieces], 1)
 
 
 def distinct_share(keys: Keys) -> float:

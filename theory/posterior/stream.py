@@ -26,14 +26,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from theory.posterior.source import KeySource, items_within
+from theory.posterior.source import KeySource, items_within, squared_norms
 from theory.posterior.state import State
-from theory.types import Coefficients, Float, KeyRows, PerQuery, Queries
+from theory.types import Coefficients, Float, PerQuery, Queries
 
 TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is; the typical error is ten times smaller
 SAFETY = 4.0  # above the largest error found, 3.6 units of `_rounding`, on photographs with patches of 3 to 31 pixels
 FLOOR = -60.0  # smallest exponent relative to the maximum
 CROWDED = 1 / 64  # share of candidate pairs above which a float64 product beats direct differences
+FEW = 16  # values of a key that are laid out anew for a product
 RETRY = 8  # key chunks between two attempts to screen a crowded tile
 TILE = {"cpu": 2**21, "cuda": 2**26}  # pairs in flight: what a CPU's caches hold, what fills a GPU
 
@@ -78,25 +79,27 @@ def _offset(queries: Queries, sigma: Coefficients) -> PerQuery:
 
 
 class _Chunk:
-    """Some keys, extended by their squared norms and log-weights, in the work precision and in float64."""
+    """Some keys, with their squared norms and log-weights."""
 
     def __init__(self, source: KeySource, start: int, stop: int) -> None:
         self.keys, self.values, self.log_weights = source.read(start, stop)
-        self.squares = torch.linalg.vector_norm(self.keys, dim=-1, keepdim=True, dtype=torch.float64).square()
+        kept = None if source.squares is None else source.squares[:, start * source.rows : stop * source.rows]
+        self.squares = squared_norms(self.keys) if kept is None else kept
         self.radius = float(self.squares.max()) ** 0.5
-        self.extended = self._extend(self.keys)
 
     @cached_property
-    def exact(self) -> Float[Tensor, "G K e"]:
-        return self._extend(self.keys.double())
+    def exact(self) -> Float[Tensor, "G K d"]:
+        return self.keys.double()
 
     @cached_property
     def columns(self) -> Float[Tensor, "G v K"]:
-        """Values laid out for a product with rows of weights; for the few values of a pixel three times faster."""
-        return self.values.mT.contiguous()
+        """Values laid out for a product with rows of weights; for the few values of a pixel three times faster if copied."""
+        return self.values.mT.contiguous() if self.values.shape[-1] <= FEW else self.values.mT
 
-    def _extend(self, keys: KeyRows) -> Float[Tensor, "G K d+2"]:
-        return torch.cat([keys, self.squares.to(keys), self.log_weights[..., None].to(keys)], -1)
+    @cached_property
+    def offsets(self) -> Float[Tensor, "G K 2"]:
+        """What each key adds to a logit, times `_Tile.offsets`."""
+        return torch.stack([self.squares, self.log_weights.double()], -1)
 
 
 class _Screen:
@@ -116,7 +119,7 @@ class _Tile:
     def add(self) -> None:
         slack = self._rounding()
         if float(slack.max()) <= TOLERANCE:
-            logits = _product(self.extended.to(self.chunk.keys), self.chunk.extended)
+            logits = self._logits(self.chunk.keys)
             largest = logits.amax(-1).double()
             rows = self._rows(largest > self.state.max - self.cut)
             self._accumulate(rows, logits if rows is None else logits[:, rows])
@@ -126,7 +129,7 @@ class _Tile:
             self._screened(slack)
 
     def _screened(self, slack: PerQuery) -> None:
-        approximate = _product(self.extended.to(self.chunk.keys), self.chunk.extended)
+        approximate = self._logits(self.chunk.keys)
         largest = approximate.amax(-1).double()
         threshold = torch.maximum(self.state.max, largest - slack) - self.cut - slack
         rows = self._rows(largest > threshold, always=True)
@@ -135,10 +138,14 @@ class _Tile:
             return
         near = approximate[:, rows] > threshold[:, rows, None].to(approximate)
         self.screen.crowded = int(near.sum()) > CROWDED * near.numel()
-        self._accumulate(rows, self._exact(rows) if self.screen.crowded else self._direct(rows, near))
+        if self.screen.crowded:
+            self._accumulate(rows, self._exact(rows))
+        else:
+            keys = near.any(1).any(0).nonzero()[:, 0]
+            self._accumulate(rows, self._direct(rows, keys, near[:, :, keys]), self.chunk.values[:, keys].mT)
 
-    def _accumulate(self, rows: Tensor | None, logits: Tensor) -> None:
-        """Add exact logits of some queries (all when ``rows`` is None) against all keys of the chunk; overwrites them."""
+    def _accumulate(self, rows: Tensor | None, logits: Tensor, values: Tensor | None = None) -> None:
+        """Add exact logits of some queries (all when ``rows`` is None) against keys with these values (all); overwrites them."""
         state = self.state if rows is None else self.state.rows(rows)
         top = torch.maximum(state.max, logits.amax(-1).double())
         shift = torch.where(top == -torch.inf, 0.0, top)
@@ -147,32 +154,43 @@ class _Tile:
             top,
             weights.sum(-1).double(),
             torch.linalg.vector_norm(weights, dim=-1).double().square(),
-            _product(weights, self.chunk.columns).double(),
+            _product(weights, self.chunk.columns if values is None else values).double(),
         )
         self.state.put(slice(None) if rows is None else rows, state.merge(part))
 
     def _exact(self, rows: Tensor | None) -> Tensor:
         """Float64 logits of some queries against all keys, by a float64 product."""
-        return _product(self.extended if rows is None else self.extended[:, rows], self.chunk.exact)
+        return self._logits(self.chunk.exact, rows)
 
-    def _direct(self, rows: Tensor, near: Tensor) -> Tensor:
-        """Float64 logits of candidate pairs by direct differences; ``-inf`` elsewhere."""
+    def _logits(self, keys: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits by a product, in the precision of the keys."""
+        queries, offsets = (x if rows is None else x[:, rows] for x in (self.scaled, self.offsets))
+        logits = _product(queries.to(keys), keys)
+        with _full_precision():
+            return logits.baddbmm_(offsets.to(keys), self.chunk.offsets.to(keys).mT)
+
+    def _direct(self, rows: Tensor, keys: Tensor, near: Tensor) -> Tensor:
+        """Float64 logits of candidate pairs of some queries and keys by direct differences; ``-inf`` elsewhere."""
         logits = torch.full(near.shape, -torch.inf, dtype=torch.float64, device=near.device)
         offset = _offset(self.queries[:, rows], self.sigma[rows])
         pairs = near.nonzero()
         for g, r, k in (piece.unbind(1) for piece in pairs.split(max(1, 2**21 // self.queries.shape[-1]))):
             q = rows[r]
-            difference = self.queries[g, q] - self.alpha[q, None] * self.chunk.keys[g, k]
+            difference = self.queries[g, q] - self.alpha[q, None] * self.chunk.keys[g, keys[k]]
             distance = difference.square_().sum(-1)
-            logits[g, r, k] = offset[g, r] - distance / (2 * self.sigma[q] ** 2) + self.chunk.log_weights[g, k]
+            logits[g, r, k] = offset[g, r] - distance / (2 * self.sigma[q] ** 2) + self.chunk.log_weights[g, keys[k]]
         return logits
 
     @cached_property
-    def extended(self) -> Float[Tensor, "G Q e"]:
-        """Queries scaled so that one product with extended keys gives logits, in float64."""
-        precision = (self.alpha / self.sigma**2)[:, None]
-        square = (-0.5 * self.alpha[:, None] * precision).expand(len(self.queries), -1, 1)
-        return torch.cat([self.queries * precision, square, torch.ones_like(square)], -1)
+    def scaled(self) -> Queries:
+        """Queries scaled so that their products with keys are parts of logits, in float64."""
+        return self.queries * (self.alpha / self.sigma**2)[:, None]
+
+    @cached_property
+    def offsets(self) -> Float[Tensor, "G Q 2"]:
+        """What the squared norm and the log-weight of a key count in a logit."""
+        square = -0.5 * (self.alpha / self.sigma) ** 2
+        return torch.stack([square, torch.ones_like(square)], -1).expand(len(self.queries), -1, -1)
 
     def _rounding(self) -> PerQuery:
         """Bound on the rounding error of a logit from a product in the precision of the keys.

@@ -25,7 +25,7 @@ from theory.types import Coefficients, Images, TrainingImages
 
 PIECE = 2**26  # pairs of windows summed by one thread at a time
 TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is
-SAFETY = 4.0  # above the largest error found in units of `_rounding`
+SUMS, PIXELS = 6.0, 1.0  # see `_rounding`
 
 
 def sum_windows(x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingImages, log_weights: Tensor, layout: Layout) -> State:
@@ -104,11 +104,12 @@ def _bordered(x: Images, layout: Layout) -> Float[Tensor, "B C Y X"]:
 def _rounding(x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, largest: Tensor) -> Tensor:
     """Bound on the rounding error of the logits that matter, for each noisy image.
 
-    With ``l`` the largest logit without its sign: sums of positive terms put an error of a few units ``u`` into
-    each distance, ``u l``, and rounding the pixels puts ``2 sqrt(l) u (|x| + |alpha k|) / (sqrt(2) sigma)`` (the errors
-    of single pixels are independent). Times `SAFETY`, found by measurement.
+    With ``l`` the largest logit without its sign and ``u`` the unit roundoff: sums of positive terms put ``SUMS u l`` into a
+    logit, however many terms; rounding the pixels puts ``PIXELS 2 sqrt(l) u (|x| + |alpha k|) / (sqrt(2) sigma)``, since
+    errors of single pixels are independent. The bound is 1.4 times the largest error found, on photographs, digits and noise, for
+    patches of 3 to 31 pixels and sigma from .01 to .95.
     """
     unit = torch.finfo(images.dtype).eps / 2
     distance = (-largest).clamp(min=0).amax(1)
     reach = (x.abs().amax((1, 2, 3)) + alpha * float(images.abs().max())) / (math.sqrt(2) * sigma)
-    return SAFETY * unit * (distance + 2 * distance.sqrt() * reach)
+    return unit * (SUMS * distance + PIXELS * 2 * distance.sqrt() * reach)
