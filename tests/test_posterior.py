@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.helpers import assert_close, noise, random_images
 from theory.data import ImageSet
 from theory.machines import EquivariantLocal, Ideal, Local
-from theory.posterior import Keys, KeySource, State, stored
+from theory.posterior import Keys, KeySource, State, dense_sum, stored
 from theory.posterior import stream as engine
 from theory.posterior import stream_sum as stream
 from theory.posterior.stream import FLOOR, _chunks, _product, _Tile
@@ -261,3 +261,17 @@ def test_effective_sample_size_of_a_uniform_posterior_counts_the_keys():
     q, k, v, w = problem(groups=1, keys=40)
     state = stream(q, *coefficients(1e-9, 1.0, 7), source_of(k, v, torch.zeros_like(w)), MEMORY)
     assert_close(state.ess, torch.full((1, 7), 40.0), rtol=1e-9)
+
+
+def test_effective_sample_size_counts_merged_candidates_one_by_one():
+    """Merging equal keys saves work; it must not show. Weights 1, 2 and 3 of one key count as three candidates."""
+    k, v = torch.zeros(1, 4, 2), torch.zeros(1, 4, 1)
+    k[0, 3] = 1
+    w = torch.tensor([[1.0, 2.0, 3.0, 4.0]], dtype=torch.float64).log()
+    whole = source_of(k.double(), v.double(), w)
+    small, q = stored(whole), torch.full((1, 1, 2), 0.3, dtype=torch.float64)
+    assert small.items == 2
+    states = [f(q, *coefficients(0.9, 0.8, 1), s, MEMORY) for f in (stream, dense_sum) for s in (whole, small)]
+    p = torch.exp(w[0] - (0.3 - 0.9 * k[0, :, 0].double()) ** 2 * 2 / (2 * 0.8**2))
+    for state in states:
+        assert_close(state.ess, (p.sum() ** 2 / p.square().sum())[None, None], rtol=1e-12)

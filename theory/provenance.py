@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from theory.denoiser import require_noise
+from theory.errors import InputError
 from theory.machines.base import AnalyticDenoiser, Problem, pixels
 from theory.posterior.source import items_within
 from theory.types import Images
@@ -51,9 +52,11 @@ def provenance(machine: AnalyticDenoiser, x_t: Images, t: float, label: int | No
         label: Restrict the training set to a class; images are numbered within it.
 
     Raises:
-        InputError: If shapes, time or label do not fit, or ``sigma_t`` is 0.
+        InputError: If shapes, time or label do not fit, ``sigma_t`` is 0, or the machine holds a part of the images only.
     """
     machine.check(x_t)
+    if machine.distributed:
+        raise InputError("a machine with distributed=True", "one that holds all training images", "make it without distributed=True")
     alpha, sigma = machine.schedule(t)
     require_noise(sigma)
     x_t = x_t.double()

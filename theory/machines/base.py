@@ -20,7 +20,7 @@ from theory.denoiser import Denoiser, Posterior, require_noise
 from theory.errors import InputError
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import Size
-from theory.posterior import KeySource, State, distinct_share, stored, summation
+from theory.posterior import KeySource, State, distinct_share, ranks, stored, summation
 from theory.posterior.windows.layout import Layout
 from theory.types import BatchLabels, Images, Int, Means, PerQuery, Queries, Times, TrainingImages
 
@@ -64,6 +64,8 @@ class AnalyticDenoiser(Denoiser):
         engine: How sums are made: ``"auto"``, the fastest exact way; ``"windows"`` (machines that see patches, on the CPU),
             ``"stream"`` (anything), or ``"dense"`` (small problems, differentiable). All agree up to rounding.
         memory: Working memory in bytes, beyond the training images and the result.
+        distributed: Divide the training images over the processes of ``torch.distributed``'s default group. All processes
+            must call with the same arguments in the same order; all get the same result, that of one process up to rounding.
 
     Computation follows ``x_t``: its device, and float32 or float64.
     """
@@ -78,11 +80,21 @@ class AnalyticDenoiser(Denoiser):
         *,
         engine: str = "auto",
         memory: int = MEMORY,
+        distributed: bool = False,
     ) -> None:
         self.data = data
         self.schedule = schedule or CosineSchedule()
         self.memory = _check_memory(memory)
         self.engine = engine
+        self.distributed = distributed
+        if distributed:
+            ranks.require_group()
+            if engine == "dense":
+                raise InputError(
+                    "engine='dense' with distributed=True",
+                    "another engine",
+                    "no gradient passes from process to process: use engine='auto'",
+                )
         self._summed = summation(engine)
         self._room = memory // 4  # bytes left for merged candidates; sums take a half, queries a quarter
         self._kept_layouts: dict[tuple, Layout | None] = {}
@@ -152,7 +164,7 @@ class AnalyticDenoiser(Denoiser):
         for problem in problems:
             queries = problem.queries(centred)
             a, s = (c.repeat_interleave(problem.repeat) for c in (alpha, sigma))
-            state = self._summed(queries, a, s, problem.source, self.memory // 2)
+            state = self.complete(self._summed(queries, a, s, problem.source, self.memory // 2))
             area = (..., problem.rows, problem.cols)
             mean[area] = problem.place(state.mean)
             log_evidence[area] = problem.place(_log_density(state, s, problem.dims)[..., None])
@@ -166,7 +178,7 @@ class AnalyticDenoiser(Denoiser):
         centre = self.centre_of(label)
         centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
         images, log_weights = self.training(label, x_t)
-        state = sum_windows(centred, alpha, sigma, images, log_weights, layout)
+        state = self.complete(sum_windows(centred, alpha, sigma, images, log_weights, layout))
         fields = "1 (b y x) v -> b v y x"
         mean, log_sum, ess = (
             rearrange(v, fields, y=x_t.shape[-2], x=x_t.shape[-1]) for v in (state.mean, state.log_sum[..., None], state.ess[..., None])
@@ -183,7 +195,8 @@ class AnalyticDenoiser(Denoiser):
         if key not in self._kept_layouts:
             layout = self.layout(size)
             if self.engine == "auto":
-                layout = layout if layout and like.device.type == "cpu" and self._window_wins(layout, label, size, like) else None
+                wins = layout is not None and like.device.type == "cpu" and self._window_wins(layout, label, size, like)
+                layout = layout if (ranks.agreed(wins, like.device) if self.distributed else wins) else None
             elif layout is None or like.device.type != "cpu":
                 raise InputError(
                     f"engine='windows' for machine {self.name!r} on device {like.device}",
@@ -227,13 +240,18 @@ class AnalyticDenoiser(Denoiser):
             yield problem
 
     def training(self, label: int | None, like: Tensor) -> tuple[TrainingImages, Tensor]:
-        """Centred images of a class and their log-weights, with the dtype and device of ``like``."""
+        """Centred images of a class and their log-weights, with the dtype and device of ``like``; of this process alone."""
         key = (label, like.dtype, like.device)
         if key not in self._kept_images:
             chosen = self.data.select(label)
-            images = (chosen.images.double() - self.centre_of(label)).to(like)
-            self._kept_images[key] = images, torch.log(chosen.weights).to(like)
+            mine = ranks.own_share(len(chosen.images)) if self.distributed else slice(None)
+            images = (chosen.images[mine].double() - self.centre_of(label)).to(like)
+            self._kept_images[key] = images, torch.log(chosen.weights[mine]).to(like)
         return self._kept_images[key]
+
+    def complete(self, state: State) -> State:
+        """The state after all training images, from that after those of this process."""
+        return ranks.merged(state) if self.distributed else state
 
     def centre_of(self, label: int | None) -> Tensor:
         """What is subtracted from the images of a class (`centre`)."""

@@ -39,9 +39,9 @@ class Equivariant(AnalyticDenoiser):
         (images, log_weights), centre = self.training(label, x_t), self.centre_of(label).to(x_t.device)
         shifts, dim = size[0] * size[1], x_t[0].numel()
         centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
-        state = sum_shifts(
-            centred, alpha, sigma, images, log_weights.double() - math.log(shifts), self._spectra_of(label, images), self.memory // 2
-        )
+        spectra = self._spectra_of(label, images)
+        mine = sum_shifts(centred, alpha, sigma, images, log_weights.double() - math.log(shifts), spectra, self.memory // 2)
+        state = self.complete(mine)
         log_evidence = state.log_sum[0] - dim * torch.log(sigma * math.sqrt(2 * math.pi))
         return Posterior((state.mean[0].reshape(x_t.shape) + centre).to(x_t), log_evidence.to(x_t), state.ess[0].to(x_t))
 

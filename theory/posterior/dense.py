@@ -30,10 +30,11 @@ def dense_sum(queries: Queries, alpha: Coefficients, sigma: Coefficients, source
             f"at most memory={memory} bytes ({memory / 2**20:.0f} MB)",
             "use engine='stream', which is exact too, or raise memory",
         )
-    keys, values, log_weights = source.read(0, source.items)
+    keys, values, log_weights, concentration = source.read(0, source.items)
     alpha, sigma = alpha.to(queries), sigma.to(queries)
     distance = (queries[:, :, None] - alpha[:, None, None] * keys[:, None]).square().sum(-1)
     logits = (log_weights[:, None] - distance / (2 * sigma[:, None] ** 2)).double()
     top = logits.detach().amax(-1)
     weights = torch.exp(logits - top[..., None])
-    return State(top, weights.sum(-1), weights.square().sum(-1), weights @ values.double())
+    squares = weights.square() if concentration is None else weights.square() * concentration[:, None]
+    return State(top, weights.sum(-1), squares.sum(-1), weights @ values.double())

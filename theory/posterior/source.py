@@ -19,11 +19,16 @@ PIECE = 2**14  # rows hashed or compared at a time
 
 
 class Keys(NamedTuple):
-    """Some candidates: keys ``(G, K, d)``, the values they carry ``(G, K, v)``, log-weights ``(G, K)``."""
+    """Some candidates: keys ``(G, K, d)``, the values they carry ``(G, K, v)``, log-weights ``(G, K)``.
+
+    A key merged of several with weights ``w_i`` also knows ``sum w_i^2 / (sum w_i)^2``, its ``concentration``, so that the
+    effective number of candidates counts all of them; None where no key is merged.
+    """
 
     keys: KeyRows
     values: ValueRows
     log_weights: LogWeights
+    concentration: LogWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,12 @@ def stored(source: KeySource) -> KeySource:
     weight zero (log-weight ``-inf``).
     """
     everything = source.read(0, source.items)
-    merged = [_merge(*group) for group in zip(*everything, strict=True)]
-    count = max(len(keys) for keys, _, _ in merged)
+    merged = [_merge(*group) for group in zip(*everything[:3], strict=True)]
+    count = max(len(keys) for keys, *_ in merged)
     padded = Keys(
         *(
             torch.stack([_pad(x, count, fill) for x in part])
-            for part, fill in zip(zip(*merged, strict=True), (0.0, 0.0, -torch.inf), strict=True)
+            for part, fill in zip(zip(*merged, strict=True), (0.0, 0.0, -torch.inf, 1.0), strict=True)
         )
     )
     read = lambda start, stop: Keys(*(x[:, start:stop] for x in padded))  # noqa: E731
@@ -81,8 +86,8 @@ def squared_norms(keys: KeyRows) -> PerQuery:
 
 def distinct_share(keys: Keys) -> float:
     """The share of keys that stay when equal ones are merged."""
-    merged = [_merge(*group) for group in zip(*keys, strict=True)]
-    return sum(len(rows) for rows, _, _ in merged) / keys.log_weights.numel()
+    merged = [_merge(*group) for group in zip(*keys[:3], strict=True)]
+    return sum(len(rows) for rows, *_ in merged) / keys.log_weights.numel()
 
 
 def _pad(rows: Tensor, count: int, fill: float) -> Tensor:
@@ -90,20 +95,22 @@ def _pad(rows: Tensor, count: int, fill: float) -> Tensor:
     return torch.cat([rows, missing])
 
 
-def _merge(keys: Tensor, values: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _merge(keys: Tensor, values: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Merge rows equal in key and value. Rows are found by a hash and then compared in full."""
+    unmerged = keys, values, log_weights, torch.ones_like(log_weights)
     _, inverse = torch.unique(_digest(keys) * 3 + _digest(values), return_inverse=True)
     count = int(inverse.max()) + 1
     if count == len(keys):
-        return keys, values, log_weights
+        return unmerged
     order = torch.arange(len(keys), device=keys.device)
     first = torch.full((count,), len(keys), device=keys.device).scatter_reduce(0, inverse, order, "amin")
     if not all(_equal_rows(rows, first[inverse]) for rows in (keys, values)):
-        return keys, values, log_weights  # two different rows share a hash: keep all, nothing is lost
+        return unmerged  # two different rows share a hash: keep all, nothing is lost
     top = log_weights.max()
-    weights = torch.zeros(count, dtype=torch.float64, device=keys.device)
-    weights.index_add_(0, inverse, torch.exp(log_weights.double() - top))
-    return keys[first], values[first], (torch.log(weights) + top).to(log_weights)
+    each = torch.exp(log_weights.double() - top)
+    weights, squares = (torch.zeros(count, dtype=torch.float64, device=keys.device).index_add_(0, inverse, w) for w in (each, each**2))
+    concentration = torch.where(weights > 0, squares / weights.clamp(min=torch.finfo(torch.float64).tiny) ** 2, 1.0)
+    return keys[first], values[first], (torch.log(weights) + top).to(log_weights), concentration.to(log_weights)
 
 
 def _digest(rows: Tensor) -> Tensor:

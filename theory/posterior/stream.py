@@ -82,7 +82,7 @@ class _Chunk:
     """Some keys, with their squared norms and log-weights."""
 
     def __init__(self, source: KeySource, start: int, stop: int) -> None:
-        self.keys, self.values, self.log_weights = source.read(start, stop)
+        self.keys, self.values, self.log_weights, self.concentration = source.read(start, stop)
         kept = None if source.squares is None else source.squares[:, start * source.rows : stop * source.rows]
         self.squares = squared_norms(self.keys) if kept is None else kept
         self.radius = float(self.squares.max()) ** 0.5
@@ -142,21 +142,25 @@ class _Tile:
             self._accumulate(rows, self._exact(rows))
         else:
             keys = near.any(1).any(0).nonzero()[:, 0]
-            self._accumulate(rows, self._direct(rows, keys, near[:, :, keys]), self.chunk.values[:, keys].mT)
+            self._accumulate(rows, self._direct(rows, keys, near[:, :, keys]), keys)
 
-    def _accumulate(self, rows: Tensor | None, logits: Tensor, values: Tensor | None = None) -> None:
-        """Add exact logits of some queries (all when ``rows`` is None) against keys with these values (all); overwrites them."""
+    def _accumulate(self, rows: Tensor | None, logits: Tensor, keys: Tensor | None = None) -> None:
+        """Add exact logits of some queries against some keys (all where None); overwrites them."""
         state = self.state if rows is None else self.state.rows(rows)
         top = torch.maximum(state.max, logits.amax(-1).double())
         shift = torch.where(top == -torch.inf, 0.0, top)
         weights = logits.sub_(shift[..., None].to(logits)).to(self.chunk.values).clamp_(min=FLOOR).exp_()
-        part = State(
-            top,
-            weights.sum(-1).double(),
-            torch.linalg.vector_norm(weights, dim=-1).double().square(),
-            _product(weights, self.chunk.columns if values is None else values).double(),
-        )
+        columns = self.chunk.columns if keys is None else self.chunk.values[:, keys].mT
+        part = State(top, weights.sum(-1).double(), self._squares(weights, keys), _product(weights, columns).double())
         self.state.put(slice(None) if rows is None else rows, state.merge(part))
+
+    def _squares(self, weights: Tensor, keys: Tensor | None) -> PerQuery:
+        """Sum of the squared weights of all candidates, those of merged keys by how concentrated they are."""
+        if (concentration := self.chunk.concentration) is None:
+            return torch.linalg.vector_norm(weights, dim=-1).double().square()
+        concentration = concentration if keys is None else concentration[:, keys]
+        squares = weights.square().clamp_(min=torch.finfo(weights.dtype).tiny)  # no denormal numbers
+        return (squares @ concentration.to(weights)[..., None])[..., 0].double()
 
     def _exact(self, rows: Tensor | None) -> Tensor:
         """Float64 logits of some queries against all keys, by a float64 product."""

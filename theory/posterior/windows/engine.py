@@ -44,6 +44,8 @@ def sum_windows(x: Images, alpha: Coefficients, sigma: Coefficients, images: Tra
     present = log_weights > -math.inf
     if not bool(present.all()):
         images, log_weights = images[present], log_weights[present]
+    if len(images) == 0:
+        return State.empty(1, len(x) * layout.partners.numel(), images.shape[1], images.device)
     threads = ThreadPoolExecutor(torch.get_num_threads())
     try:
         state = _run(threads, x, alpha, sigma, images, log_weights, layout, images.dtype)
