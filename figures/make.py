@@ -9,6 +9,7 @@ from rich.console import Console
 
 from figures import gallery
 from figures.command import make, options
+from figures.numbers import Numbers
 from figures.results import Results
 from figures.toymodels import POSTER_ROWS
 from theory.commandline import guarded
@@ -68,7 +69,9 @@ def intro(results: Results) -> str:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = options("python -m figures.make", __doc__)
-    p.add_argument("--only", nargs="+", metavar="NAME", default=list(FIGURES), help=f"some of {', '.join(FIGURES)}")
+    p.add_argument(
+        "--only", nargs="+", metavar="NAME", default=list(FIGURES), help=f"some of {', '.join(FIGURES)}; others stay on the page"
+    )
     return p
 
 
@@ -83,13 +86,17 @@ def _run(a: argparse.Namespace) -> int:
     for name in a.only:
         if name not in FIGURES:
             raise InputError(f"--only {name}", choices(FIGURES), "choose some of these")
-    for name in (n for n in FIGURES if n in a.only):
-        start = time.perf_counter()
+    results.require("toy-grid", *(["digits"] if set(a.only) >= set(FIGURES) else []))
+    for name in FIGURES:
         module = import_module(f"figures.{name}")
-        done.append((module, make(module, results, a.scale, a.out, a.redraw)))
-        console.print(f"{name}: {module.TITLE} ({time.perf_counter() - start:.0f} s)", highlight=False)
+        if name in a.only:
+            start = time.perf_counter()
+            done.append((module, make(module, results, a.scale, a.out, a.redraw)))
+            console.print(f"{name}: {module.TITLE} ({time.perf_counter() - start:.0f} s)", highlight=False)
+        elif (a.out / f"{name}.png").exists():  # made before: it stays on the page
+            done.append((module, Numbers.load(a.out / "numbers" / name)))
     page = gallery.write(a.out, done, TITLE, intro(results))
-    console.print(f"written to {a.out}: PNG and PDF of {len(done)} figures; open {page}", highlight=False)
+    console.print(f"written to {a.out}: PNG and PDF of {', '.join(n for n in FIGURES if n in a.only)}; open {page}", highlight=False)
     return 0
 
 

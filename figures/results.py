@@ -38,9 +38,21 @@ class Results:
         """
         path = self.path / study / name
         try:
-            return json.loads(path.read_text())
+            report = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise self._missing(path, study, error) from error
+        if name == "report.json" and not (isinstance(report, dict) and {"rows", "scale", "data"} <= report.keys()):
+            raise InputError(f"{path} without rows, scale and data", "a report of empirical.reproduce", f"run {self._command(study)}")
+        return report
+
+    def require(self, *studies: str) -> None:
+        """Refuse a directory without the reports of some studies, before anything is computed.
+
+        Raises:
+            InputError: If one is missing or damaged.
+        """
+        for study in studies:
+            self.report(study)
 
     def samples(self, study: str) -> dict[str, Tensor]:
         """Samples of all models of a study, from the same noise.
@@ -71,5 +83,7 @@ class Results:
         return SolvedScore.load(self.path / study / "theory" / "attention" / family, self.data(study))
 
     def _missing(self, path: Path, study: str, error: Exception) -> InputError:
-        command = f"{COMMANDS[study]} --out {self.path / study}"
-        return InputError(f"results {path} ({type(error).__name__})", "a file empirical.reproduce wrote", f"run {command}")
+        return InputError(f"results {path} ({type(error).__name__})", "a file empirical.reproduce wrote", f"run {self._command(study)}")
+
+    def _command(self, study: str) -> str:
+        return f"{COMMANDS[study]} --out {self.path / study}"

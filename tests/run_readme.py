@@ -67,8 +67,11 @@ def main(page: str) -> None:
     examples, lines = blocks(text, "python"), commands(text)
     if lines:
         prepare()
-    for line in lines:
-        run(line)
+    try:
+        for line in lines:
+            run(line)
+    finally:
+        shutil.rmtree("pictures", ignore_errors=True)
     names: dict = {}
     for block in examples:
         exec(compile(block, page, "exec"), names)

@@ -88,6 +88,9 @@ def test_missing_and_damaged_results_are_refused_in_one_line(tmp_path, capsys):
         assert make.main(["--only", "loss", "--from", str(path), "--out", str(tmp_path / "out")]) == 2
         told = capsys.readouterr().err
         assert told.startswith("error: results") and "empirical.reproduce toy" in told and told.count("\n") == 1
+    (tmp_path / "toy-grid").mkdir()
+    (tmp_path / "toy-grid" / "report.json").write_text("{}")
+    assert make.main(["--only", "loss", "--from", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert make.main(["--only", "none", "--out", str(tmp_path / "out")]) == 2
     assert make.main(["--only", "toy", "--redraw", "--out", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()

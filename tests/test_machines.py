@@ -198,3 +198,8 @@ def test_dense_refuses_what_does_not_fit():
     model = Ideal(random_set(64, height=32, width=32), engine="dense", memory=2**24)
     with pytest.raises(InputError, match="engine='stream'"):
         model(torch.zeros(64, 2, 32, 32), 0.5)
+
+
+def test_refuses_labels_that_are_no_numbers_of_classes():
+    with pytest.raises(InputError, match="label"):  # other types are stopped here by the type checker
+        Ideal(random_set())(torch.zeros(1, 2, 5, 4), 0.5, label=True)

@@ -68,7 +68,7 @@ def _size(size) -> Size:
         raise InputError(
             f"patch size {size}",
             "odd positive numbers of pixels, such as 5 or (3, 1)",
-            "a window needs a central pixel: use the next odd number",
+            "a window needs a central pixel: use an odd whole number",
         )
     return pair
 

@@ -92,7 +92,7 @@ def _heaviest(problem: Problem, queries: Tensor, alpha: float, sigma: float, mem
     step = items_within(source, memory / 8 / 4)
     width = max(1, int(memory / 8 / 4 / (min(step, source.items) * source.rows * source.groups)))
     for start in range(0, source.items, step):
-        keys, _, log_weights = source.read(start, min(start + step, source.items))
+        keys, _, log_weights, _ = source.read(start, min(start + step, source.items))
         keys = alpha * keys
         offset = log_weights - keys.square().sum(-1) / (2 * sigma**2)
         for first in range(0, queries.shape[1], width):

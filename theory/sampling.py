@@ -55,6 +55,8 @@ class Sampler(ABC):
     """
 
     def __init__(self, denoiser: Denoiser, steps: int = 50, times: Tensor | None = None, seed: int = 0) -> None:
+        if not isinstance(steps, int) or isinstance(steps, bool):
+            raise InputError(f"steps={steps!r}", "a whole number", "round it")
         if times is None and steps < 1:
             raise InputError(f"{steps} sampling steps", "at least 1", "ask for more steps")
         self.denoiser = denoiser

@@ -36,6 +36,8 @@ def load(spec: str, **parameters) -> ImageSet:
     Raises:
         InputError: If source or parameter is unknown, or the data are not fit to use.
     """
+    if not isinstance(spec, str):
+        raise InputError(f"data set {spec!r}", f"a name: {', '.join(SOURCES)}", "pass a specification such as 'digits'")
     name, _, rest = spec.partition(":")
     if name not in SOURCES:
         raise InputError(f"data set {name!r}", choices(SOURCES), "choose one of these")

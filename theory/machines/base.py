@@ -131,7 +131,10 @@ class AnalyticDenoiser(Denoiser):
             InputError: If shapes, times or labels do not fit, or ``sigma_t`` is 0.
         """
         self.check(x_t)
-        t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device)
+        try:
+            t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device)
+        except (TypeError, ValueError):
+            raise InputError(f"time t = {t!r}", "a number in (0, 1], or one for each image", "pass numbers") from None
         alpha, sigma = self.schedule(t)
         require_noise(sigma)
         times, alpha, sigma = (_per_image(c, len(x_t), "time t") for c in (t, alpha, sigma))
@@ -263,13 +266,23 @@ class AnalyticDenoiser(Denoiser):
         """Refuse noisy images of another shape or dtype than can be compared with the training images.
 
         Raises:
-            InputError: If they don't fit.
+            InputError: If they don't fit, or want a gradient that the engine does not give.
         """
+        if not isinstance(x_t, Tensor):
+            raise InputError(f"noisy images of type {type(x_t).__name__}", "a torch.Tensor", "convert them with torch.as_tensor")
         if x_t.ndim != 4 or x_t.shape[1:] != self.data.images.shape[1:]:
             raise InputError(
                 f"noisy images of shape {tuple(x_t.shape)}",
                 f"(B, {', '.join(map(str, self.data.images.shape[1:]))}), the shape of data set {self.data.name!r}",
                 "pass a batch of images with the channels and size of the training images",
+            )
+        if len(x_t) == 0:
+            raise InputError("an empty batch of noisy images", "at least one image", "leave out the call")
+        if x_t.requires_grad and torch.is_grad_enabled() and self.engine != "dense":
+            raise InputError(
+                f"noisy images that require a gradient with engine={self.engine!r}",
+                "engine='dense', through which gradients run",
+                "make the machine with engine='dense', or pass x_t.detach()",
             )
         if x_t.dtype not in (torch.float32, torch.float64):
             raise InputError(f"noisy images of dtype {x_t.dtype}", "float32 or float64", "convert them with .float()")
@@ -279,7 +292,13 @@ class AnalyticDenoiser(Denoiser):
     def _classes(self, label: BatchLabels | None, batch: int) -> list[int | None]:
         if label is None:
             return [None] * batch
-        return [int(i) for i in _per_image(torch.as_tensor(label), batch, "label").tolist()]
+        try:
+            label = torch.as_tensor(label)
+        except (TypeError, ValueError):
+            raise InputError(f"label {label!r}", "a class number, or one for each image", "pass integers") from None
+        if label.dtype.is_floating_point or label.dtype == torch.bool:
+            raise InputError(f"label of dtype {label.dtype}", "integers", "pass class numbers such as 3")
+        return [int(i) for i in _per_image(label, batch, "label").tolist()]
 
 
 def whole_image(values: Shaped[Tensor, "1 B v"], shape: torch.Size) -> Shaped[Tensor, "B v_ H_ W_"]:

@@ -80,7 +80,7 @@ def stored(source: KeySource) -> KeySource:
 
 def squared_norms(keys: KeyRows) -> PerQuery:
     """Squared norms of keys, in float64, piece by piece to keep the float64 copies small."""
-    pieces = keys.split(max(1, PIECE * 2**6 // keys[:, :1].numel()), 1)
+    pieces = keys.split(max(1, PIECE * 2**6 // max(1, keys[:, :1].numel())), 1)
     return torch.cat([torch.linalg.vector_norm(piece, dim=-1, dtype=torch.float64).square() for piece in pieces], 1)
 
 
