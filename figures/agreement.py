@@ -84,7 +84,8 @@ def caption(numbers: Numbers) -> str:
     return (
         "Each dot is one sample of a trained network; its height is the squared correlation of its pixels with the sample its theory "
         "makes from the same noise, "
-        "and its place to the right that with another score's sample. Above the diagonal the theory of this network is closer. "
+        "and its place to the right that with another score's sample. Above the diagonal the theory of this network is closer; legends "
+        "say how often it is closer, and further, and the rest are ties. "
         f"Medians with the network's own theory: {'; '.join(parts)}. On the toy data only the pixels that vary count, and samples differ "
         "by whole colours: "
         "many dots lie on each other (they are spread by .004 to show). The best full attention is itself close to the ideal score "

@@ -107,13 +107,15 @@ def caption(numbers: Numbers) -> str:
     return (
         "The attention score has no formula: it is solved on 40,000 noisy pictures, with functions of a patch built from features that "
         "are learned, and judged on fresh ones. "
-        f"(a) Its loss falls as features and iterations double twice, up to {v['features']} and {v['iterations']}; hollow: extrapolated "
+        f"(a) Its loss falls, where it is not yet level, as features and iterations double twice, up to {v['features']} and "
+        f"{v['iterations']}; hollow: extrapolated "
         "to ever more, with its error. "
         f"(b) The share of samples that obey the rule moves with it: {shares}% for full attention. The last step is small beside the "
-        "first, but not yet nothing: a solved score is an "
-        "upper bound on the optimum, and is reported as one. (c) What one more whitened gradient step promises on fresh pictures is as "
-        "small as sampling noise alone would make it "
-        f"seem (dotted). Certificates that failed: {sum(f['failures'] for f in v['families'].values())}."
+        "first for full attention, but not yet nothing: a solved score is an "
+        "upper bound on the optimum, and is reported as one. (c) What one more whitened gradient step promises on fresh pictures is near "
+        "what sampling noise alone would make it "
+        "seem (dotted) in the middle; a few times that, but small, at the ends. Certificates that failed: "
+        f"{sum(f['failures'] for f in v['families'].values())}."
     )
 
 

@@ -104,7 +104,7 @@ def caption(numbers: Numbers) -> str:
         "all pictures in which a pixel sees the same patch, where most of it cancels and errors do not: at the solution the printed "
         "condition gets up to "
         f"{100 * max(m for f in numbers.values['missed'].values() for m in f if m is not None):.0f}% of attention's force wrong. All "
-        "results here solve the exact one."
+        "results here solve the exact one; both are written out in docs/attention-theory."
     )
 
 

@@ -41,8 +41,8 @@ PAGE = """<!doctype html>
 FIGURE = """<h2 id="{name}">{number}. {title}</h2>
 <figure>
 <img src="data:image/png;base64,{data}" alt="{title}">
-<figcaption>{caption}<small>{name}.png, <a href="{name}.pdf">{name}.pdf</a>, numbers/{name}.json; drawn at scale {scale} from {results} by
-python -m figures.{name}</small></figcaption>
+<figcaption>{caption}<small>{name}.png, <a href="{name}.pdf">{name}.pdf</a>, numbers/{name}.json; drawn from the studies in
+{results}; what is computed for the picture itself is of the size "{scale}": python -m figures.{name}</small></figcaption>
 </figure>
 """
 

@@ -12,7 +12,7 @@ from figures.results import Results
 from figures.style import COLOUR, GREY, MARKER, PAGE, letter, ratio_axis
 from figures.toymodels import MODELS
 
-TITLE = "The loss: no network of a kind beats the best of its kind"
+TITLE = "The loss: networks lie above the best of their kind"
 
 
 def compute(results: Results, effort: Effort) -> Numbers:
@@ -74,7 +74,8 @@ def caption(numbers: Numbers) -> str:
         "Solid: the best of each kind, solved. Dotted, hollow: trained networks, mean over seeds. Bars: two standard errors "
         f"({numbers.values['draws']} noisy pictures a level). (b) A network can't lie below the optimum of its kind; how far it lies "
         "above says how much training "
-        f"has left. Full attention: at most {worst:.2f}, where the optimum is far from ELS. Top-1 attention is marked 'below' where "
+        f"has left. The largest gap is {worst:.2f}, of full attention. Literal attention is worse than none, since it can't be switched "
+        "off. Top-1 attention is marked 'below' where "
         "networks beat the best score "
         "found for it by more than three standard errors: a hard choice has no stationarity condition to solve."
     )

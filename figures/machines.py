@@ -110,11 +110,12 @@ def caption(numbers: Numbers) -> str:
         "training picture. One that sees only a patch around each pixel (LS), or both, as a convolutional network (ELS), makes new "
         "pictures: mosaics of training patches. Right: the training picture nearest to each sample (for ES, shifted), and the root mean "
         "square "
-        f"distance to it per pixel (range 2; {v['images']} digits, 8 x 8 pixels). (b) The plainest case: from an all-black and an "
-        "all-white picture, "
+        f"distance to it per pixel (range 2; {v['images']} digits of 8 x 8 pixels; LS and ELS see 3 x 3 pixels at low noise and up to 7 "
+        "x 7 at high, and zeros outside the picture). (b) The plainest case: from an all-black and an "
+        "all-white picture (beside each other), "
         "the ideal score "
         "makes one of the two, and ELS any pattern in which each pixel has the colour of the majority of its 3 x 3 patch: in this sample "
-        f"{100 * v['majority']:.4g}% of the pixels have."
+        f"{100 * v['majority']:.4g}% of the pixels have (patches wrap around the edges)."
     )
 
 

@@ -114,7 +114,7 @@ def caption(numbers: Numbers) -> str:
         "The ELS machine, the best a convolutional network can be, copies each pixel from the training patch that looks most like "
         "its surroundings. Coloured: the six training pictures that most pixels come from, and the pixels taken (framed); grey pieces "
         "come from others. "
-        "Lines separate pieces that were copied with different shifts. "
+        "A piece is what was copied from one picture with one shift; lines are drawn between pieces. "
         f"The digit is built from {d['pieces']} pieces of {d['used']} pictures; putting the pieces together gives the "
         f"sample back to {d['copied']:.1g} (root mean square, of a range of 2)."
     )

@@ -68,13 +68,15 @@ def caption(numbers: Numbers) -> str:
     """What the picture shows."""
     full, cnn = numbers.values["attention"], numbers.values["cnn"]
     return (
-        "Every column starts from the same noise. Theory: the best score under each network's constraints, computed without training any "
+        "Every column starts from the same noise. Theory: the best score under each network's constraints, solved from the data and not "
+        "from any "
         "network "
-        "(top-1: the best found). Network: one trained network of that kind. Green frames: the sample obeys the rule; orange, dashed: it "
+        "(top-1: the best found). Network: one trained network of that kind (the table above averages over seeds). The first noises, not "
+        "chosen. Green frames: the sample obeys the rule, each pixel taken for the nearest of the four colours; thin orange ones: it "
         "does not. "
         f"Where both make the same eight colours it says 'same': for the CNN {100 * cnn['same']['value']:.0f}% of the samples, with full "
         f"attention {100 * full['same']['value']:.0f}%. The theory of a plain CNN (ELS) agrees with the network with full attention in "
-        f"{100 * full['els']:.0f}% only: it takes the theory of the right network."
+        f"{100 * full['els']:.0f}% only: it takes attention in the theory. (How the ideal score does is in the next figure.)"
     )
 
 

@@ -77,10 +77,12 @@ def caption(numbers: Numbers) -> str:
     return (
         "Each picture shows four pairs of coloured pixels: a key and, below it, its value. Over one picture the pairs follow one code: "
         "equal keys have "
-        "equal values and different keys different ones. No pair can tell the code alone, and a network that sees 5 x 5 pixels sees one "
+        "equal values and different keys different ones. No pair can tell the code alone, and a network that sees 5 x 5 pixels sees at a "
+        "coloured pixel one "
         "pair: it "
         "must look further. That is what attention can do, so that the share of its samples that obey the rule says how much it does it. "
-        f"{v['images']} pictures obey the rule; of eight colours drawn at random {100 * v['random']:.2f}% do."
+        f"Outside the picture it sees zeros. {v['images']} pictures obey the rule, and all are training pictures; of eight colours drawn "
+        f"at random {100 * v['random']:.2f}% do."
     )
 
 

@@ -59,7 +59,8 @@ def caption(numbers: Numbers) -> str:
     return (
         "Alone, a network with attention stays where a CNN ends for thousands of steps. Here identity and full attention start from a "
         "trunk that has learned to denoise its 5 x 5 patch, and full attention also by looking for pixels with like surroundings: "
-        "it leaves the level of the CNN at once, identity within a few thousand steps. Top-1 attention starts from the identity network, "
+        "it leaves the level of the CNN at once, identity, whose readout begins anew, within a few thousand steps. Steps of the networks "
+        "they start from are not counted. Top-1 attention starts from the identity network, to which it adds the hard choice, "
         "CNN "
         f"and literal attention from nothing. Full attention ends at {', '.join(f'{x:.0f}%' for x in last)} ({v['watched']} samples of "
         "20 steps each; figure 'How often samples obey the rule' has 2000 of 50) and would still rise. Bands: what the theory predicts "
