@@ -1,6 +1,7 @@
 """Shapes and types in signatures are checked at run time, here and nowhere else."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -18,10 +19,17 @@ def import_unchecked(name: str) -> None:
     spec.loader.exec_module(sys.modules[name])
 
 
-import_unchecked("theory.posterior.windows.kernel")
+for module in ("windows.kernel", "pruned.grow", "pruned.search"):
+    import_unchecked(f"theory.posterior.{module}")
 install_import_hook(["theory", "empirical"], "tests.typecheck.checked")
 
 import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory) -> None:
+    """No index of a user's is read or left behind."""
+    os.environ["SCORE_MACHINES_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

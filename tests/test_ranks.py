@@ -42,10 +42,24 @@ def answers(**options) -> dict[str, torch.Tensor]:
     return found
 
 
+def certify() -> None:
+    """What each process leaves out of its own share adds up to a bound on all."""
+    from theory.posterior.pruned import engine
+
+    engine.affordable = lambda x, *_: torch.arange(len(x)) % 2 == dist.get_rank()  # processes of two minds do as the first says
+    engine.TASK = 0.0
+    data, x = load("photos:count=40,size=8"), noise((2, 3, 8, 8), seed=1)
+    exact, pruned = (EquivariantLocal(data, patch_size=3, **o)(x, 0.1) for o in ({}, {"rtol": 1e-2, "distributed": True}))
+    assert bool(((exact.mean - pruned.mean).abs() <= 2 * pruned.skipped[:, None] + 1e-12).all())
+    assert 0 < float(pruned.skipped[0].max()) <= 1e-2
+    assert float(pruned.skipped[1].max()) == 0
+
+
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
     torch.save(answers(distributed=True), f"{folder}/{rank}.pt")
+    certify()
     with pytest.raises(InputError, match="1 training images for 2 processes"):
         Ideal(ImageSet(torch.zeros(1, 1, 2, 2), "one"), distributed=True)(torch.zeros(1, 1, 2, 2), 0.5)
     with pytest.raises(InputError, match="holds all training images"):

@@ -1,6 +1,7 @@
 """The command line: what it writes, how it resumes, and every bad input in one line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -251,3 +252,28 @@ def test_module_runs_as_a_command():
     """In a process of its own, without the type checks of the tests."""
     done = subprocess.run([sys.executable, "-m", "theory.solve", "--dataset", "nothing"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: data set 'nothing'") and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_does(tmp_path):
+    """Started by torchrun: the same numbers, one report, one table."""
+    options = ["--dataset", "digits", *ALL, "--label", "3"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "theory.solve", *options, "--out", "two"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to two") == 1
+    assert run(*options, "--out", tmp_path / "one") == 0
+    one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
+    assert one["identity"] == two["identity"]
+    for name, machine in one["machines"].items():
+        assert_close(two["machines"][name]["loss"], machine["loss"], rtol=1e-6)
+    a, b = (load_file(tmp_path / name / "samples.safetensors") for name in ("one", "two"))
+    for name in a:
+        assert_close(a[name], b[name], atol=1e-3)  # float32, carried along a trajectory
+
+
+def test_refuses_a_tolerance_that_is_no_share(tmp_path, capsys):
+    assert run("--dataset", "digits", *SMALL, "--rtol", "2", "--out", tmp_path / "out") == 2
+    assert "rtol=2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,12 +1,15 @@
 """What all commands share: errors in one line, the device, the default directory."""
 
 import argparse
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from theory.errors import InputError
 
@@ -32,19 +35,48 @@ def guarded(work: Callable[[], int], full: str, interrupted: str) -> int:
     try:
         return work()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # processes started together make the same mistake
+            print(f"error: {error}", file=sys.stderr)
     except (MemoryError, torch.OutOfMemoryError):
         print("error: not enough memory: choose smaller numbers", file=sys.stderr)
     except RuntimeError as error:
         if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
             raise
         print("error: not enough memory: choose smaller numbers", file=sys.stderr)
+    except ConnectionError as error:
+        print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error}: {full}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)
         return 130
     return 2
+
+
+@contextmanager
+def processes(device: str) -> Iterator[None]:
+    """Join the other processes that ``torchrun`` started, if it did, on the device asked for."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        yield
+        return
+    where = find_device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def several() -> bool:
+    """Whether there are other processes to divide the work with."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return not several() or dist.get_rank() == 0
 
 
 def find_device(name: str) -> torch.device:

@@ -30,11 +30,15 @@ class Posterior(NamedTuple):
             for models without one (networks).
         ess: Effective sample size ``(sum w)^2 / sum w^2``: how many training candidates share the
             posterior. Shape of ``log_evidence``, or None.
+        skipped: Certified bound on the posterior weight of the candidates that were left out (``rtol=``): the mean is off by at most
+            this times the range of the training pixels, besides rounding, and ``log_evidence`` too small by at most
+            ``-log(1 - skipped)``. 0 where sums are exact. Shape of ``log_evidence``, or None.
     """
 
     mean: Tensor
     log_evidence: Tensor | None = None
     ess: Tensor | None = None
+    skipped: Tensor | None = None
 
 
 class Denoiser(ABC):

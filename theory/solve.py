@@ -21,7 +21,7 @@ from torch import Tensor
 
 from theory.attention import attention_tables, solve_attention, verdicts, view
 from theory.calibrated import patch_schedule, published
-from theory.commandline import Parser, default_out, find_device, guarded
+from theory.commandline import Parser, default_out, find_device, first, guarded, processes, several
 from theory.data import SOURCES, ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
@@ -30,6 +30,7 @@ from theory.machines.base import MEMORY
 from theory.metrics import Estimate, Proportion, denoising_loss, memorisation, noisy_images
 from theory.noise import SCHEDULES, Schedule, schedule
 from theory.patches import BORDERS, PatchSchedule, PatchSize
+from theory.posterior.ranks import agreed
 from theory.results import ResultDirectory, versions
 from theory.sampling import SAMPLERS, initial_noise, sampler
 from theory.stationarity import DEFAULT, FAMILIES, Options, Plan
@@ -66,6 +67,7 @@ class Config:
     steps: int = 50
     seed: int = 0
     dtype: str = "float32"
+    rtol: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,15 @@ class Task:
     device: torch.device
     dtype: torch.dtype
     memory: int
+    distributed: bool
 
     @property
     def samples(self) -> int:
         return self.config.samples or (2000 if self.data.rule else 100)
+
+    def shared(self, denoiser: Denoiser) -> bool:
+        """Whether all processes compute it together: solutions are the first one's alone."""
+        return self.distributed and isinstance(denoiser, AnalyticDenoiser)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,6 +140,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", default=d.dtype, help="precision: float32 or float64")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--memory", type=int, default=MEMORY >> 20, help="working memory in MB")
+    p.add_argument("--rtol", type=float, default=d.rtol, help="share of a posterior's weight that may be left out; 0 for exact sums")
     p.add_argument("--out", type=Path, help="output directory; runs/ and the data set if not given")
     p.add_argument("--resume", action="store_true", help="continue an interrupted run of the same options")
     return p
@@ -142,18 +150,28 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for a failed certificate, 2 for bad input, 130 when interrupted."""
     arguments = vars(parser().parse_args(argv))
     interrupted = "the same command with --resume goes on from the last finished machine or level"
-    return guarded(lambda: _verdict(run(**arguments)), "free space or choose another --out; --resume keeps what is finished", interrupted)
+    return guarded(lambda: _verdict(_run(**arguments)), "free space or choose another --out; --resume keeps what is finished", interrupted)
 
 
-def _verdict(report: dict) -> int:
+def _run(**arguments) -> dict | None:
+    with processes(arguments["device"]):
+        return run(**arguments)
+
+
+def _verdict(report: dict | None) -> int:
+    if report is None:
+        return 0
     failed = [name for name, family in report["attention"].items() if not family["certified"]]
     if failed:
         print(f"error: certificate failed: {', '.join(failed)}; raise --iterations, --images or --features", file=sys.stderr)
     return 1 if failed else 0
 
 
-def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = None, resume: bool = False, **options) -> dict:
+def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = None, resume: bool = False, **options) -> dict | None:
     """Compute, save and print everything; returns the report.
+
+    In a group of processes of ``torch.distributed``, each sums a share of the training images; the first one solves for attention,
+    writes and prints, and the others return None.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -168,10 +186,13 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
     task = prepare(Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}), device, memory)
     identity = {**asdict(task.config), "data": task.data.fingerprint, "versions": versions()}
     identity = json.loads(json.dumps(identity))  # as it will be read back
-    results = ResultDirectory(out or default_out(task.config.dataset), identity, resume)
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+    leads = first()
+    results = ResultDirectory(out or default_out(task.config.dataset), identity, resume) if leads else None
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, quiet=not leads)
     with _progress(console) as progress:
         parts = {name: _measured(name, machine, task, results, progress) for name, machine in task.machines.items()}
+        if not leads:
+            return None
         solutions, certificates = solve_attention(task.plan, results, progress) if task.plan else ({}, {})
         parts |= {name: _measured(name, solution, task, results, progress) for name, solution in solutions.items()}
     report, tensors = _report(task, parts, certificates), {f"samples.{name}": part[1]["samples"] for name, part in parts.items()}
@@ -203,7 +224,8 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     noise, _ = schedule(config.schedule), sampler(config.sampler)
     patch_size = None if config.patch_size is None else parse_patch_size(config.patch_size)
     data = load(config.dataset).select(config.label)
-    options = {"schedule": noise, "memory": memory << 20}
+    distributed = several()
+    options = {"schedule": noise, "memory": memory << 20, "rtol": config.rtol, "distributed": distributed}
     local = {"patch_size": patch_size or data.patch_size, "border": config.border}
     machines = {name: MACHINES[name](data, **options, **(local if MACHINES[name].per_pixel else {})) for name in names}
     times = [(i + 0.5) / config.levels for i in range(config.levels)]
@@ -211,7 +233,7 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     families = _families(config.families, data)
     size = one_size(local["patch_size"]) if families else None
     plan = Plan(data, noise, families, tuple(times), size, config.border, solver, dtype, where, memory << 20) if families else None
-    return Task(config, data, noise, times, machines, plan, where, dtype, memory << 20)
+    return Task(config, data, noise, times, machines, plan, where, dtype, memory << 20, distributed)
 
 
 def _families(given: tuple[str, ...] | None, data: ImageSet) -> tuple[str, ...]:
@@ -237,22 +259,30 @@ def parse_patch_size(text: str) -> PatchSize:
     return PatchSchedule.of([size[0] if len(size) == 1 else size for size in sizes])
 
 
-def _measured(name: str, denoiser: Denoiser, task: Task, results: ResultDirectory, progress: Progress) -> tuple[dict, dict[str, Tensor]]:
-    """Losses and samples of one denoiser, computed or taken from an interrupted run."""
-    saved = results.part(name)
-    if saved is None:
+def _measured(
+    name: str, denoiser: Denoiser, task: Task, results: ResultDirectory | None, progress: Progress
+) -> tuple[dict, dict[str, Tensor]] | None:
+    """Losses and samples of one denoiser, computed or taken from an interrupted run; None for a process that does not write."""
+    saved = results.part(name) if results else None
+    missing = saved is None
+    if task.shared(denoiser):
+        missing = bool(agreed(torch.tensor([missing], device=task.device)))
+    if missing:
         start = time.perf_counter()
         losses = _losses(denoiser, task, progress, name)
         samples = _samples(denoiser, task, progress, name)
-        results.save_part(name, {**losses, "seconds": time.perf_counter() - start}, {"samples": samples})
-        saved = results.part(name)
+        if results:
+            results.save_part(name, {**losses, "seconds": time.perf_counter() - start}, {"samples": samples})
+            saved = results.part(name)
+    if not results:
+        return None
     if not progress.console.is_terminal:
         progress.console.print(f"{name}: {saved[0]['seconds']:.1f} s")
     return saved
 
 
 def _losses(denoiser: Denoiser, task: Task, progress: Progress, name: str) -> dict[str, list[float]]:
-    ideal = Ideal(task.data, task.schedule, memory=task.memory)
+    ideal = Ideal(task.data, task.schedule, memory=task.memory, distributed=task.shared(denoiser))
     losses: list[tuple[Estimate, Estimate]] = []
     for t in progress.track(task.times, description=f"{name}: loss"):
         noisy = noisy_images(task.data, task.schedule, t, task.config.draws, task.config.seed, task.device)

@@ -9,6 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -21,11 +22,16 @@ from theory.errors import InputError
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import Size
 from theory.posterior import KeySource, State, distinct_share, ranks, stored, summation
+from theory.posterior.pruned.meetings import Meetings
 from theory.posterior.windows.layout import Layout
 from theory.types import BatchLabels, Images, Int, Means, PerQuery, Queries, Times, TrainingImages
 
+if TYPE_CHECKING:
+    from theory.posterior.pruned.engine import Forest
+
 MEMORY = 2**29  # bytes
 MINIMUM = 2**24
+DOUBLE = 2.5  # times as long takes a sum over windows in float64
 PROBE = 2**13  # candidates looked at to see whether many are equal
 
 
@@ -64,6 +70,10 @@ class AnalyticDenoiser(Denoiser):
         engine: How sums are made: ``"auto"``, the fastest exact way; ``"windows"`` (machines that see patches, on the CPU),
             ``"stream"`` (anything), or ``"dense"`` (small problems, differentiable). All agree up to rounding.
         memory: Working memory in bytes, beyond the training images and the result.
+        rtol: Share of the posterior weight that may be left out, in [0, 1). Where that is faster, candidates with provably less
+            weight than this, all together, are skipped, with the help of an index that is built once and kept on disk
+            (`theory.posterior.pruned`); `Posterior.skipped` says how much it may have been. 0 for exact sums. On the CPU; elsewhere, and
+            for machines with a faster way (ES), sums stay exact.
         distributed: Divide the training images over the processes of ``torch.distributed``'s default group. All processes
             must call with the same arguments in the same order; all get the same result, that of one process up to rounding.
 
@@ -80,12 +90,14 @@ class AnalyticDenoiser(Denoiser):
         *,
         engine: str = "auto",
         memory: int = MEMORY,
+        rtol: float = 0.0,
         distributed: bool = False,
     ) -> None:
         self.data = data
         self.schedule = schedule or CosineSchedule()
         self.memory = _check_memory(memory)
         self.engine = engine
+        self.rtol = _check_rtol(rtol, engine)
         self.distributed = distributed
         if distributed:
             ranks.require_group()
@@ -97,6 +109,7 @@ class AnalyticDenoiser(Denoiser):
                 )
         self._summed = summation(engine)
         self._room = memory // 4  # bytes left for merged candidates; sums take a half, queries a quarter
+        self._kept_forests: dict[tuple, "Forest"] = {}
         self._kept_layouts: dict[tuple, Layout | None] = {}
         self._kept_problems: dict[tuple, list[Problem]] = {}
         self._kept_images: dict[tuple, tuple[TrainingImages, Tensor]] = {}
@@ -104,6 +117,10 @@ class AnalyticDenoiser(Denoiser):
 
     def layout(self, size: Size) -> Layout | None:
         """Which windows of noisy and training images meet; None for a machine that does not compare windows."""
+        return None
+
+    def meetings(self, size: Size) -> Meetings | None:
+        """Which windows of noisy and training images meet, class by class; None for a machine that has no use for an index."""
         return None
 
     @abstractmethod
@@ -150,7 +167,57 @@ class AnalyticDenoiser(Denoiser):
         return Posterior(*(torch.cat(field)[order] for field in zip(*parts, strict=True)))
 
     def _posterior(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
-        """One class and patch size: by windows, or each problem in batches that fit the budget."""
+        """One class and patch size: with an index where candidates may be left out and that pays, and exactly otherwise."""
+        meetings = self.meetings(size) if self.rtol > 0 and x_t.device.type == "cpu" else None
+        if meetings is None:
+            return self._exact(x_t, alpha, sigma, label, size)
+        from theory.posterior.pruned import engine  # loads the compiler
+
+        cost = self._cost(label, size, x_t)
+        if self._agreed(torch.tensor([cost < engine.TASK * len(meetings.blocks)])):
+            return self._exact(x_t, alpha, sigma, label, size)
+        forest = self._forest(label, size, meetings)
+        pays = self._agreed(engine.affordable(x_t.double(), alpha, sigma, forest, self.rtol, cost))
+        parts = [
+            solve(*(c[rows] for c in (x_t, alpha, sigma)), *rest)
+            for rows, solve, *rest in ((pays, self._pruned, forest), (~pays, self._exact, label, size))
+            if bool(rows.any())
+        ]
+        order = torch.cat([pays.nonzero()[:, 0], (~pays).nonzero()[:, 0]]).argsort()
+        return Posterior(*(torch.cat(field)[order] for field in zip(*parts, strict=True)))
+
+    def _pruned(self, x_t: Images, alpha: Tensor, sigma: Tensor, forest: "Forest") -> Posterior:
+        from theory.posterior.pruned.engine import sum_pruned
+
+        state = self.complete(sum_pruned(x_t.double(), alpha, sigma, forest, self.rtol))
+        shape = "1 b (y x c) -> b c y x" if forest.meetings.whole else "1 (b y x) c -> b c y x"
+        mean = rearrange(state.mean, shape, y=x_t.shape[-2], x=x_t.shape[-1])
+        partners, dims = forest.meetings.partners, x_t.shape[1] * forest.meetings.area
+        log_sum, ess, skipped = (v.reshape(len(x_t), *partners.shape) for v in (state.log_sum, state.ess, state.skipped_share))
+        log_evidence = log_sum - torch.log(partners) - dims * torch.log(sigma * math.sqrt(2 * math.pi)).reshape(-1, 1, 1)
+        where = (slice(None),) if self.per_pixel else (slice(None), 0, 0)
+        return Posterior(mean.to(x_t), *(v[where].to(x_t) for v in (log_evidence, ess, skipped)))
+
+    def _forest(self, label: int | None, size: Size, meetings: Meetings) -> "Forest":
+        """The index of a class and patch size, of this process's images."""
+        if (label, size) not in self._kept_forests:
+            from theory.posterior.pruned import store
+            from theory.posterior.pruned.engine import Forest
+
+            chosen = self.data.select(label)
+            mine = ranks.own_share(len(chosen.images)) if self.distributed else slice(None)
+            images, weights = chosen.images[mine].cpu(), chosen.weights[mine].cpu()
+            self._kept_forests[label, size] = Forest.of(images, meetings, store.trees(images, weights, meetings))
+        return self._kept_forests[label, size]
+
+    def _cost(self, label: int | None, size: Size, like: Tensor) -> float:
+        """Nanoseconds that the exact sum of a noisy image is expected to take on one core."""
+        if (layout := self._windows(label, size, like)) is not None:
+            return layout.cost * len(self.training(label, like)[0]) * (1.0 if like.dtype == torch.float32 else DOUBLE)
+        return _stream_cost(self._problems(label, size, like))
+
+    def _exact(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
+        """By windows, or each problem in batches that fit the budget."""
         if (layout := self._windows(label, size, x_t)) is not None:
             return self._solve_windows(layout, x_t, alpha, sigma, label)
         problems = self._problems(label, size, x_t)
@@ -163,7 +230,7 @@ class AnalyticDenoiser(Denoiser):
         centre = self.centre_of(label).to(x_t.device)
         centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
         mean = torch.zeros_like(centred)
-        log_evidence, ess = (centred.new_zeros(len(x_t), 1, *x_t.shape[-2:]) for _ in range(2))
+        log_evidence, ess, skipped = (centred.new_zeros(len(x_t), 1, *x_t.shape[-2:]) for _ in range(3))
         for problem in problems:
             queries = problem.queries(centred)
             a, s = (c.repeat_interleave(problem.repeat) for c in (alpha, sigma))
@@ -172,8 +239,9 @@ class AnalyticDenoiser(Denoiser):
             mean[area] = problem.place(state.mean)
             log_evidence[area] = problem.place(_log_density(state, s, problem.dims)[..., None])
             ess[area] = problem.place(state.ess[..., None])
+            skipped[area] = problem.place(state.skipped_share[..., None])
         where = (slice(None), 0) if self.per_pixel else (slice(None), 0, 0, 0)
-        return Posterior((mean + centre).to(x_t), log_evidence[where].to(x_t), ess[where].to(x_t))
+        return Posterior((mean + centre).to(x_t), *(v[where].to(x_t) for v in (log_evidence, ess, skipped)))
 
     def _solve_windows(self, layout: Layout, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None) -> Posterior:
         from theory.posterior.windows.engine import sum_windows  # loads the compiler: a second that other engines need not wait
@@ -183,12 +251,11 @@ class AnalyticDenoiser(Denoiser):
         images, log_weights = self.training(label, x_t)
         state = self.complete(sum_windows(centred, alpha, sigma, images, log_weights, layout))
         fields = "1 (b y x) v -> b v y x"
-        mean, log_sum, ess = (
-            rearrange(v, fields, y=x_t.shape[-2], x=x_t.shape[-1]) for v in (state.mean, state.log_sum[..., None], state.ess[..., None])
-        )
+        numbers = (state.mean, *(v[..., None] for v in (state.log_sum, state.ess, state.skipped_share)))
+        mean, log_sum, ess, skipped = (rearrange(v, fields, y=x_t.shape[-2], x=x_t.shape[-1]) for v in numbers)
         normaliser = x_t.shape[1] * layout.area * torch.log(sigma * math.sqrt(2 * math.pi)).reshape(-1, 1, 1)
         log_evidence = log_sum[:, 0] - torch.log(layout.partners) - normaliser
-        return Posterior((mean + centre).to(x_t), log_evidence.to(x_t), ess[:, 0].to(x_t))
+        return Posterior((mean + centre).to(x_t), *(v.to(x_t) for v in (log_evidence, ess[:, 0], skipped[:, 0])))
 
     def _windows(self, label: int | None, size: Size, like: Tensor) -> Layout | None:
         """The layout of the windows if sums are best made by windows, and None otherwise."""
@@ -199,7 +266,7 @@ class AnalyticDenoiser(Denoiser):
             layout = self.layout(size)
             if self.engine == "auto":
                 wins = layout is not None and like.device.type == "cpu" and self._window_wins(layout, label, size, like)
-                layout = layout if (ranks.agreed(wins, like.device) if self.distributed else wins) else None
+                layout = layout if self._agreed(torch.tensor([wins], device=like.device)) else None
             elif layout is None or like.device.type != "cpu":
                 raise InputError(
                     f"engine='windows' for machine {self.name!r} on device {like.device}",
@@ -217,8 +284,7 @@ class AnalyticDenoiser(Denoiser):
         if distinct_share(probe) > 0.5:
             return True
         problems = self._problems(label, size, like)
-        stream = sum(p.repeat * p.source.groups * p.source.rows * p.source.items * (2.5 + p.source.dim / 18) for p in problems)
-        if stream >= layout.cost * len(images):
+        if _stream_cost(problems) >= layout.cost * len(images):
             del self._kept_problems[label, size, like.dtype, like.device]
             return True
         return False
@@ -251,6 +317,10 @@ class AnalyticDenoiser(Denoiser):
             images = (chosen.images[mine].double() - self.centre_of(label)).to(like)
             self._kept_images[key] = images, torch.log(chosen.weights[mine]).to(like)
         return self._kept_images[key]
+
+    def _agreed(self, choices: Tensor) -> Tensor:
+        """Choices that all processes must make alike."""
+        return ranks.agreed(choices) if self.distributed else choices
 
     def complete(self, state: State) -> State:
         """The state after all training images, from that after those of this process."""
@@ -301,6 +371,11 @@ class AnalyticDenoiser(Denoiser):
         return [int(i) for i in _per_image(label, batch, "label").tolist()]
 
 
+def _stream_cost(problems: list[Problem]) -> float:
+    """Nanoseconds that listed candidates take for a noisy image on one core, as measured."""
+    return sum(p.repeat * p.source.groups * p.source.rows * p.source.items * (2.5 + p.source.dim / 18) for p in problems)
+
+
 def whole_image(values: Shaped[Tensor, "1 B v"], shape: torch.Size) -> Shaped[Tensor, "B v_ H_ W_"]:
     """Values of one posterior per image, as images; one number per image is broadcast."""
     return rearrange(values, "1 b v -> b v 1 1") if values.shape[-1] == 1 else values[0].reshape(-1, *shape)
@@ -324,6 +399,14 @@ def _per_image(value: Tensor, batch: int, what: str) -> Tensor:
 def pixels(rows: tuple[int, int], cols: tuple[int, int]) -> Int[Tensor, "n 2"]:
     """Rows and columns of a rectangle of pixels, row by row."""
     return torch.cartesian_prod(torch.arange(*rows), torch.arange(*cols))
+
+
+def _check_rtol(rtol: float, engine: str) -> float:
+    if not (isinstance(rtol, int | float) and 0 <= rtol < 1):
+        raise InputError(f"rtol={rtol!r}", "a share of the weight in [0, 1)", "use 0 for exact sums, or a small number such as 1e-4")
+    if rtol > 0 and engine != "auto":
+        raise InputError(f"rtol={rtol:g} with engine={engine!r}", "engine='auto'", "other engines are exact: leave out one of the two")
+    return float(rtol)
 
 
 def _check_memory(memory: int) -> int:

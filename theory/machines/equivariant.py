@@ -43,7 +43,8 @@ class Equivariant(AnalyticDenoiser):
         mine = sum_shifts(centred, alpha, sigma, images, log_weights.double() - math.log(shifts), spectra, self.memory // 2)
         state = self.complete(mine)
         log_evidence = state.log_sum[0] - dim * torch.log(sigma * math.sqrt(2 * math.pi))
-        return Posterior((state.mean[0].reshape(x_t.shape) + centre).to(x_t), log_evidence.to(x_t), state.ess[0].to(x_t))
+        mean = (state.mean[0].reshape(x_t.shape) + centre).to(x_t)
+        return Posterior(mean, *(v.to(x_t) for v in (log_evidence, state.ess[0], state.skipped_share[0])))
 
     def _spectra_of(self, label: int | None, images: TrainingImages) -> Tensor | None:
         """Transforms of the training images, kept where they take less than a quarter of the memory."""

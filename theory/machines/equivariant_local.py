@@ -25,6 +25,8 @@ from theory.machines.base import AnalyticDenoiser, Problem, pixels
 from theory.noise import Schedule
 from theory.patches import Block, PatchSchedule, PatchSize, Size, border_blocks, centres, check_border, interior_block, patch_rows, wrap
 from theory.posterior import Keys, KeySource
+from theory.posterior.pruned import meetings
+from theory.posterior.pruned.meetings import Meetings
 from theory.posterior.windows import layout as windows
 from theory.posterior.windows.layout import Layout
 from theory.types import Images, TrainingImages
@@ -36,7 +38,7 @@ class EquivariantLocal(AnalyticDenoiser):
     """The ELS machine.
 
     Args:
-        data, schedule, engine, memory: As in `AnalyticDenoiser`.
+        data, schedule, engine, memory, rtol, distributed: As in `AnalyticDenoiser`.
         patch_size: Odd number of pixels, a pair ``(height, width)``, a list of sizes over equal
             intervals of t, or a `PatchSchedule`. It may exceed the image.
         border: ``"zeros"`` or ``"circular"``: how the network it stands for pads its images.
@@ -83,6 +85,12 @@ class EquivariantLocal(AnalyticDenoiser):
         if self.border == "zeros":
             return windows.zeros(*shape, size)
         return (windows.interior if self.patches == "interior" else windows.circular)(*shape, size)
+
+    def meetings(self, size: Size) -> Meetings:
+        shape = self.data.images.shape[-2:]
+        if self.border == "zeros":
+            return meetings.zeros(*shape, size)
+        return (meetings.interior if self.patches == "interior" else meetings.circular)(*shape, size)
 
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
         height, width = images.shape[-2:]

@@ -15,6 +15,8 @@ from torch import Tensor
 from theory.machines.base import AnalyticDenoiser, Problem, whole_image
 from theory.patches import Size
 from theory.posterior import Keys, KeySource
+from theory.posterior.pruned import meetings
+from theory.posterior.pruned.meetings import Meetings
 from theory.posterior.source import squared_norms
 from theory.types import TrainingImages
 
@@ -27,6 +29,9 @@ class Ideal(AnalyticDenoiser):
 
     def centre(self, images: TrainingImages) -> Tensor:
         return images.mean(dim=0, keepdim=True)
+
+    def meetings(self, size: Size) -> Meetings:
+        return meetings.images(*self.data.images.shape[-2:])
 
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
         rows = images.flatten(1)[None]

@@ -20,6 +20,8 @@ from theory.machines.base import AnalyticDenoiser, Problem, pixels
 from theory.noise import Schedule
 from theory.patches import Block, PatchSchedule, PatchSize, Size, check_border, windows, wrap
 from theory.posterior import Keys, KeySource
+from theory.posterior.pruned import meetings
+from theory.posterior.pruned.meetings import Meetings
 from theory.posterior.windows.layout import Layout, in_place
 from theory.types import Images, Queries, TrainingImages
 
@@ -28,7 +30,7 @@ class Local(AnalyticDenoiser):
     """The local denoiser.
 
     Args:
-        data, schedule, engine, memory: As in `AnalyticDenoiser`.
+        data, schedule, engine, memory, rtol, distributed: As in `AnalyticDenoiser`.
         patch_size: Odd number of pixels, a pair ``(height, width)``, a list of sizes over equal
             intervals of t, or a `PatchSchedule`.
         border: ``"zeros"`` (patches are cut off) or ``"circular"`` (patches wrap).
@@ -61,6 +63,9 @@ class Local(AnalyticDenoiser):
 
     def layout(self, size: Size) -> Layout:
         return in_place(*self.data.images.shape[-2:], size, self.border)
+
+    def meetings(self, size: Size) -> Meetings:
+        return meetings.in_place(*self.data.images.shape[-2:], size, self.border)
 
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
         height, width = images.shape[-2:]

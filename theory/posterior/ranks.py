@@ -44,20 +44,21 @@ def merged(state: State) -> State:
     Raises:
         ConnectionError: If a process is lost.
     """
-    mine = torch.cat([state.max[..., None], state.sum[..., None], state.square[..., None], state.weighted], -1)
-    total, *rest = (State(part[..., 0], part[..., 1], part[..., 2], part[..., 3:]) for part in _gathered(mine))
+    single = (state.max, state.sum, state.square, state.skipped)
+    mine = torch.cat([torch.stack(single, -1), state.weighted], -1)
+    total, *rest = (State(*part[..., :3].unbind(-1), part[..., 4:], part[..., 3]) for part in _gathered(mine))
     for part in rest:
         total = total.merge(part)
     return total
 
 
-def agreed(choice: bool, device: torch.device) -> bool:
-    """What the first process chose, on all of them: ways that differ would wait for each other forever.
+def agreed(choices: Tensor) -> Tensor:
+    """What the first process chose, true or false, on all of them: ways that differ would wait for each other forever.
 
     Raises:
         ConnectionError: If a process is lost.
     """
-    return bool(_gathered(torch.tensor([choice], dtype=torch.int32, device=device))[0])
+    return _gathered(choices.to(torch.int32))[0].bool()
 
 
 def _gathered(mine: Tensor) -> list[Tensor]:

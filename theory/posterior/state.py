@@ -28,12 +28,18 @@ class State:
         sum: Sum of weights relative to it, with shape ``(G, Q)``.
         square: Sum of their squares, with shape ``(G, Q)``.
         weighted: Weighted sum of values, with shape ``(G, Q, v)``.
+        skipped: Bound on the sum of the weights of keys that were left out, with shape ``(G, Q)``; zeros if None is given.
     """
 
     max: PerQuery
     sum: PerQuery
     square: PerQuery
     weighted: Means
+    skipped: PerQuery | None = None
+
+    def __post_init__(self) -> None:
+        if self.skipped is None:
+            object.__setattr__(self, "skipped", torch.zeros_like(self.sum))
 
     @classmethod
     def empty(cls, groups: int, queries: int, value_dim: int, device: torch.device) -> "State":
@@ -50,16 +56,18 @@ class State:
             self.sum * a + other.sum * b,
             self.square * a**2 + other.square * b**2,
             self.weighted * a[..., None] + other.weighted * b[..., None],
+            self.skipped * a + other.skipped * b,
         )
 
     def rows(self, rows: Tensor) -> "State":
         """The states of some queries."""
-        return State(*(x[:, rows] for x in (self.max, self.sum, self.square, self.weighted)))
+        return State(*(x[:, rows] for x in (self.max, self.sum, self.square, self.weighted, self.skipped)))
 
     def put(self, rows: Tensor | slice, other: "State") -> None:
         """Overwrite the states of some queries, in place."""
         self.max[:, rows], self.sum[:, rows] = other.max, other.sum
         self.square[:, rows], self.weighted[:, rows] = other.square, other.weighted
+        self.skipped[:, rows] = other.skipped
 
     @property
     def mean(self) -> Means:
@@ -75,6 +83,11 @@ class State:
     def ess(self) -> PerQuery:
         """Effective number of keys, ``(sum w)^2 / sum w^2``."""
         return self.sum**2 / self.square
+
+    @property
+    def skipped_share(self) -> PerQuery:
+        """Bound on the share of the weight of all keys that was left out."""
+        return self.skipped / (self.sum + self.skipped)
 
 
 def rescale(maximum: PerQuery, top: PerQuery) -> PerQuery:

@@ -1,0 +1,152 @@
+r"""Posteriors that leave out a certified share of the weight, on the CPU.
+
+Trees (`index`) are walked by all queries of a class together (`search`). Distances that count are computed from the images in
+float64, so that besides what is left out there is no error to speak of. Every query is summed by itself and in the order of its tree:
+the result does not depend on the batch or on the number of threads.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from theory.posterior.pruned import search
+from theory.posterior.pruned.index import Planes, Tree, coordinates
+from theory.posterior.pruned.meetings import Meetings
+from theory.posterior.state import State
+from theory.types import Coefficients, Images, TrainingImages
+
+SLICE = 128  # queries that walk together
+INFLATED = 1.001  # covers the rounding of the bounds themselves
+TASK = 2e5  # nanoseconds that each tree takes besides the walk
+PROBE = 4  # each so manieth row and column of pixels tells beforehand what a noisy image will cost
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The trees of all classes, and the images they are of.
+
+    Attributes:
+        meetings: The classes.
+        trees: The tree of each.
+        planes: The training images.
+        arrays: What `search.search` takes of each tree, flat.
+    """
+
+    meetings: Meetings
+    trees: Sequence[Tree]
+    planes: Planes
+    arrays: Sequence[tuple[np.ndarray, ...]]
+
+    @classmethod
+    def of(cls, images: TrainingImages, meetings: Meetings, trees: Sequence[Tree]) -> "Forest":
+        names = ("low", "high", "mass", "coords", "starts", "weights", "squares")
+        arrays = [tuple(getattr(tree, name).flatten().numpy() for name in names) for tree in trees]
+        return cls(meetings, trees, Planes.of(images, meetings.border), arrays)
+
+    @property
+    def values(self) -> int:
+        """Numbers that a candidate carries."""
+        block, channels = self.meetings.blocks[0][1], self.planes.shape[2]
+        return math.prod(block.window) * channels if self.meetings.whole else channels
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Some queries of one class."""
+
+    number: int  # of the class
+    places: np.ndarray  # numbers of the queries among those of all images and pixels
+    starts: np.ndarray  # of their windows in the noisy images
+    scale: np.ndarray  # cost of a unit of squared distance, of each
+
+
+def sum_pruned(x: Images, alpha: Coefficients, sigma: Coefficients, forest: Forest, rtol: float) -> State:
+    """The state of every query of every noisy image, image by image, without candidates of a share of the weight of at most ``rtol``.
+
+    Args:
+        x: Noisy images ``(B, C, H, W)``, float64.
+        alpha, sigma: Coefficients of each, with shape ``(B,)``, float64.
+        forest: The candidates.
+        rtol: Share of the weight that may be left out, in (0, 1).
+
+    Returns:
+        State of one group of queries, with what was left out.
+    """
+    noisy, tasks = _tasks(x, alpha, sigma, forest, step=1)
+    states = np.zeros((sum(len(task.places) for task in tasks), int(search.VALUES) + forest.values))
+    walk = partial(_walk, noisy=noisy, forest=forest, rtol=rtol / INFLATED)
+    with _threads() as threads:
+        for task, (found, _) in zip(tasks, threads.map(walk, tasks), strict=True):
+            states[task.places] = found
+    columns = torch.from_numpy(states.T.copy())[:, None]
+    top, total, square, left = columns[: search.LEFT + 1]
+    return State(-math.log(2) * top, total, square, columns[int(search.VALUES) :].permute(1, 2, 0), left * INFLATED)
+
+
+def affordable(x: Images, alpha: Coefficients, sigma: Coefficients, forest: Forest, rtol: float, nanoseconds: float) -> Tensor:
+    """Whether each noisy image is likely to cost less than so many nanoseconds on one core, with shape ``(B,)``.
+
+    Some of its pixels are walked, as long as they cost less than their share: the answer takes a sixteenth of the time at most. Work is
+    counted, not measured, and the answer the same each time.
+    """
+
+    def fits(b: int) -> bool:
+        noisy, tasks = _tasks(x[b : b + 1], alpha[b : b + 1], sigma[b : b + 1], forest, step=PROBE)
+        pixels = sum(math.prod(query.shape) for query, _ in forest.meetings.blocks)
+        left = (nanoseconds - TASK * len(forest.trees)) * sum(len(task.places) for task in tasks) / pixels
+        for task in tasks:
+            if left >= 0:
+                left -= _walk(task, noisy, forest, rtol / INFLATED, left)[1]
+        return left >= 0
+
+    with _threads() as threads:
+        return torch.tensor(list(threads.map(fits, range(len(x)))))
+
+
+@contextmanager
+def _threads():
+    threads = ThreadPoolExecutor(torch.get_num_threads())
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)  # an interrupted run does not finish its queue first
+
+
+def _tasks(x: Images, alpha: Tensor, sigma: Tensor, forest: Forest, step: int) -> tuple[Planes, list[_Task]]:
+    """Noisy images over alpha, and the queries in every so manieth row and column of them, class by class in slices."""
+    noisy = Planes.of(x / alpha.reshape(-1, 1, 1, 1), forest.meetings.border)
+    height, width = (max(getattr(query, side)[1] for query, _ in forest.meetings.blocks) for side in ("rows", "cols"))
+    scale = (math.log2(math.e) / 2 * (alpha / sigma) ** 2).numpy()
+    tasks = []
+    for number, (query, _) in enumerate(forest.meetings.blocks):
+        rows, cols = (np.arange(-(-a // step) * step, b, step) for a, b in (query.rows, query.cols))
+        images = np.arange(len(x))[:, None, None]
+        places = ((images * height + rows[:, None]) * width + cols).reshape(-1)
+        starts = noisy.starts(query).reshape(len(x), *query.shape)[:, rows[:, None] - query.rows[0], cols - query.cols[0]].reshape(-1)
+        parts = [slice(i, i + SLICE) for i in range(0, len(places), SLICE)]
+        tasks += [_Task(number, places[part], starts[part], scale[places[part] // (height * width)]) for part in parts]
+    return noisy, tasks
+
+
+def _walk(task: _Task, noisy: Planes, forest: Forest, rtol: float, allowed: float = math.inf) -> tuple[np.ndarray, float]:
+    """The states of the queries of a task, and the work."""
+    tree, planes, block = forest.trees[task.number], forest.planes, forest.meetings.blocks[task.number][1]
+    windows = noisy.rows(task.starts, block)
+    points = coordinates(windows, tree.basis.numpy())
+    slack = 4 * search.UNIT * (np.linalg.norm(windows, axis=1) + float(tree.reach))
+    queries = np.pad(windows, ((0, 0), (0, -windows.shape[1] % search.ALIGN)))
+    states = np.zeros((len(points), int(search.VALUES) + forest.values))
+    middle = 0 if forest.meetings.whole else block.above * planes.stride + block.left * planes.shape[2]
+    room = search.rooms(*queries.shape, len(tree.mass), tree.starts.shape[1])
+    spent = search.search(
+        queries.reshape(-1), points.astype(np.float32).reshape(-1), slack, task.scale, rtol, *forest.arrays[task.number], planes.flat,
+        planes.window(block), middle, allowed, states.reshape(-1), room,
+    )  # fmt: skip
+    return states, spent
