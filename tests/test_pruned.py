@@ -72,10 +72,31 @@ def test_nothing_that_counts_is_left_out_at_the_smallest_tolerance(photos, alway
     assert_close(b.ess, a.ess, rtol=1e-10)
 
 
-def test_float32_queries_are_summed_as_exactly(photos, always):
-    machine = MACHINES["zeros"](photos, rtol=1e-12)
-    x = noisy(photos, machine, 0.02).float()
-    assert_close(machine(x, 0.02).mean, machine(x.double(), 0.02).mean, atol=1e-7)
+@pytest.mark.parametrize("t", [0.01, 0.05, 0.3, 0.9])
+@pytest.mark.parametrize("size", [3, 5])
+def test_float32_queries_are_summed_up_to_rounding(photos, always, size, t):
+    """Windows of 27 numbers are compared by their coordinates alone, those of 75 in float64."""
+    machine = EquivariantLocal(photos, patch_size=size, rtol=1e-12)
+    x = noisy(photos, machine, t).float()
+    single, double = machine(x, t), machine(x.double(), t)
+    assert_close(single.mean, double.mean, atol=PIXELS * engine.TOLERANCE if size == 3 else 3e-7)
+    assert_close(single.log_evidence, double.log_evidence, atol=engine.TOLERANCE, rtol=1e-6)
+    assert_close(single.ess, double.ess, rtol=2 * engine.TOLERANCE)
+
+
+def test_the_bound_holds_in_float32_too(photos, always):
+    exact, pruned = (EquivariantLocal(photos, patch_size=3, **o) for o in ({}, {"rtol": 1e-2}))
+    for t in (0.05, 0.3):
+        x = noisy(photos, exact, t)
+        a, b = exact(x, t), pruned(x.float(), t)
+        assert 0 < float(b.skipped.max()) <= 1e-2
+        assert bool(((a.mean - b.mean).abs() <= PIXELS * (b.skipped[:, None] + engine.TOLERANCE)).all())
+
+
+def test_queries_far_away_are_not_compared_by_rounded_coordinates(always):
+    data, x = ImageSet(random_images(200, 1, 3, 3), "few"), (30 * noise((1, 1, 3, 3), seed=1)).float()
+    exact, pruned = (EquivariantLocal(data, patch_size=3, **o) for o in ({"engine": "stream"}, {"rtol": 1e-9}))
+    assert_close(pruned(x, 0.05).mean, exact(x.double(), 0.05).mean, atol=1e-6)
 
 
 def test_equal_candidates_and_unequal_weights(always):

@@ -177,7 +177,7 @@ class AnalyticDenoiser(Denoiser):
         if self._agreed(torch.tensor([cost < engine.TASK * len(meetings.blocks)])):
             return self._exact(x_t, alpha, sigma, label, size)
         forest = self._forest(label, size, meetings)
-        pays = self._agreed(engine.affordable(x_t.double(), alpha, sigma, forest, self.rtol, cost))
+        pays = self._agreed(engine.affordable(x_t, alpha, sigma, forest, self.rtol, cost))
         parts = [
             solve(*(c[rows] for c in (x_t, alpha, sigma)), *rest)
             for rows, solve, *rest in ((pays, self._pruned, forest), (~pays, self._exact, label, size))
@@ -189,7 +189,7 @@ class AnalyticDenoiser(Denoiser):
     def _pruned(self, x_t: Images, alpha: Tensor, sigma: Tensor, forest: "Forest") -> Posterior:
         from theory.posterior.pruned.engine import sum_pruned
 
-        state = self.complete(sum_pruned(x_t.double(), alpha, sigma, forest, self.rtol))
+        state = self.complete(sum_pruned(x_t, alpha, sigma, forest, self.rtol))
         shape = "1 b (y x c) -> b c y x" if forest.meetings.whole else "1 (b y x) c -> b c y x"
         mean = rearrange(state.mean, shape, y=x_t.shape[-2], x=x_t.shape[-1])
         partners, dims = forest.meetings.partners, x_t.shape[1] * forest.meetings.area

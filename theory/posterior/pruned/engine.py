@@ -1,8 +1,8 @@
 r"""Posteriors that leave out a certified share of the weight, on the CPU.
 
 Trees (`index`) are walked by all queries of a class together (`search`). Distances that count are computed from the images in
-float64, so that besides what is left out there is no error to speak of. Every query is summed by itself and in the order of its tree:
-the result does not depend on the batch or on the number of threads.
+float64, but for windows of few pixels in float32 work, whose coordinates are all there is to know of them. Every query is summed by
+itself and in the order of its tree: the result does not depend on the batch or on the number of threads.
 """
 
 import math
@@ -23,6 +23,7 @@ from theory.posterior.state import State
 from theory.types import Coefficients, Images, TrainingImages
 
 SLICE = 128  # queries that walk together
+TOLERANCE = 4e-4  # bound on the error of a cost in float32 that is used as it is
 INFLATED = 1.001  # covers the rounding of the bounds themselves
 TASK = 2e5  # nanoseconds that each tree takes besides the walk
 PROBE = 4  # each so manieth row and column of pixels tells beforehand what a noisy image will cost
@@ -65,13 +66,14 @@ class _Task:
     places: np.ndarray  # numbers of the queries among those of all images and pixels
     starts: np.ndarray  # of their windows in the noisy images
     scale: np.ndarray  # cost of a unit of squared distance, of each
+    tolerance: float  # error that a cost may have
 
 
 def sum_pruned(x: Images, alpha: Coefficients, sigma: Coefficients, forest: Forest, rtol: float) -> State:
     """The state of every query of every noisy image, image by image, without candidates of a share of the weight of at most ``rtol``.
 
     Args:
-        x: Noisy images ``(B, C, H, W)``, float64.
+        x: Noisy images ``(B, C, H, W)``; where they are float32, costs may be off by `TOLERANCE`.
         alpha, sigma: Coefficients of each, with shape ``(B,)``, float64.
         forest: The candidates.
         rtol: Share of the weight that may be left out, in (0, 1).
@@ -121,9 +123,10 @@ def _threads():
 
 def _tasks(x: Images, alpha: Tensor, sigma: Tensor, forest: Forest, step: int) -> tuple[Planes, list[_Task]]:
     """Noisy images over alpha, and the queries in every so manieth row and column of them, class by class in slices."""
-    noisy = Planes.of(x / alpha.reshape(-1, 1, 1, 1), forest.meetings.border)
+    noisy = Planes.of(x.double() / alpha.reshape(-1, 1, 1, 1), forest.meetings.border)
     height, width = (max(getattr(query, side)[1] for query, _ in forest.meetings.blocks) for side in ("rows", "cols"))
     scale = (math.log2(math.e) / 2 * (alpha / sigma) ** 2).numpy()
+    tolerance = TOLERANCE if x.dtype == torch.float32 else 0.0
     tasks = []
     for number, (query, _) in enumerate(forest.meetings.blocks):
         rows, cols = (np.arange(-(-a // step) * step, b, step) for a, b in (query.rows, query.cols))
@@ -131,7 +134,7 @@ def _tasks(x: Images, alpha: Tensor, sigma: Tensor, forest: Forest, step: int) -
         places = ((images * height + rows[:, None]) * width + cols).reshape(-1)
         starts = noisy.starts(query).reshape(len(x), *query.shape)[:, rows[:, None] - query.rows[0], cols - query.cols[0]].reshape(-1)
         parts = [slice(i, i + SLICE) for i in range(0, len(places), SLICE)]
-        tasks += [_Task(number, places[part], starts[part], scale[places[part] // (height * width)]) for part in parts]
+        tasks += [_Task(number, places[part], starts[part], scale[places[part] // (height * width)], tolerance) for part in parts]
     return noisy, tasks
 
 
@@ -147,6 +150,6 @@ def _walk(task: _Task, noisy: Planes, forest: Forest, rtol: float, allowed: floa
     room = search.rooms(*queries.shape, len(tree.mass), tree.starts.shape[1])
     spent = search.search(
         queries.reshape(-1), points.astype(np.float32).reshape(-1), slack, task.scale, rtol, *forest.arrays[task.number], planes.flat,
-        planes.window(block), middle, allowed, states.reshape(-1), room,
+        planes.window(block), middle, task.tolerance * tree.complete, allowed, states.reshape(-1), room,
     )  # fmt: skip
     return states, spent

@@ -24,6 +24,7 @@ _U = np.uintp
 
 UNIT = 2.0**-24  # of float32, in which coordinates are kept
 STEP = 128  # numbers between two looks at whether a distance is beyond its limit
+MIDDLE = 16  # numbers of a candidate's value, at most, for leaves to be summed as a whole
 ALIGN = 8  # rows of windows are filled up to a multiple of this
 OUTSIDE = 1e30  # squared distance of a place in a leaf that is not full
 FAR = 1e30  # a cost beyond all
@@ -31,8 +32,9 @@ SEEDS = 4  # leaves summed before the walk, for a first idea of the sum
 ENOUGH = 30.0  # bits below the best that a first idea may leave out
 MOST = 1000.0  # bits that are not beyond float64
 SPARE = 0.5  # of what is left of the budget, the share that one leaf may use
-# Nanoseconds, as measured: a box, a coordinate in a leaf, a pixel compared, a candidate, a pixel copied.
-NODE, KEY, NUMBER, HIT, FETCH = 60.0, 0.15, 0.3, 40.0, 1.0
+# Nanoseconds, as measured: a box, a coordinate in a leaf, a pixel compared, a candidate, a pixel copied, a candidate of a leaf summed
+# as a whole.
+NODE, KEY, NUMBER, HIT, FETCH, WHOLE = 60.0, 0.15, 0.3, 40.0, 1.0, 2.0
 
 TOP, SUM, SQUARE, LEFT, DONE, FLOOR, VALUES = (_U(i) for i in range(7))  # columns of a query's state
 
@@ -145,17 +147,23 @@ def _squared(cost, slack, scale, dims):
 
 
 @_plain
+def _lower(states, s, cost, count):
+    """Make all sums relative to a smaller cost."""
+    factor = exp2(cost - states[s + TOP])
+    states[s + SUM] *= factor
+    states[s + SQUARE] *= factor * factor
+    states[s + LEFT] *= factor
+    states[s + FLOOR] *= factor
+    for v in range(count):
+        states[s + VALUES + v] *= factor
+    states[s + TOP] = cost
+
+
+@_plain
 def _add(states, s, cost, weight, square, images, value, count):
     """One more candidate."""
     if cost < states[s + TOP]:
-        factor = exp2(cost - states[s + TOP])
-        states[s + SUM] *= factor
-        states[s + SQUARE] *= factor * factor
-        states[s + LEFT] *= factor
-        states[s + FLOOR] *= factor
-        for v in range(count):
-            states[s + VALUES + v] *= factor
-        states[s + TOP] = cost
+        _lower(states, s, cost, count)
     share = exp2(states[s + TOP] - cost)
     states[s + SUM] += weight * share
     states[s + SQUARE] += square * share * share
@@ -198,6 +206,51 @@ def _leaf(
     return spent
 
 
+@_fast
+def _smallest(near, width):
+    smallest = near[0]
+    for j in range(width):
+        smallest = min(smallest, near[j])
+    return smallest
+
+
+@_fast
+def _shares(near, weights, squares, base, top, scale, width, shares):
+    """Weights relative to the smallest cost; returns their sum and that of their squares."""
+    total, square = 0.0, 0.0
+    for j in range(width):
+        factor = np.float64(exp2(min(top - scale * near[j], np.float32(0))))
+        shares[j] = weights[base + j] * factor
+        total += shares[j]
+        square += squares[base + j] * (factor * factor)
+    return total, square
+
+
+@_fast
+def _weighted(shares, values, i, width):
+    total = 0.0
+    for j in range(width):
+        total += shares[j] * np.float64(values[i + j])
+    return total
+
+
+@_plain
+def _whole(states, s, count, scale, cut, leaf, mass, near, width, weights, squares, values, shares):
+    """Sum all candidates of a leaf, or none, by the distances of their coordinates, where these are all of them; returns the work."""
+    low = scale * _smallest(near, width)
+    if low >= cut:
+        states[s + LEFT] += mass * exp2(states[s + TOP] - low)
+        return 0.0
+    if low < states[s + TOP]:
+        _lower(states, s, low, count)
+    total, square = _shares(near, weights, squares, leaf * width, np.float32(states[s + TOP]), np.float32(scale), width, shares)
+    states[s + SUM] += total
+    states[s + SQUARE] += square
+    for v in range(count):
+        states[s + VALUES + v] += _weighted(shares, values, v * width, width)
+    return WHOLE * width
+
+
 @_plain
 def _first(near, width):
     """Number of the smallest."""
@@ -219,12 +272,14 @@ def rooms(queries: int, size: int, nodes: int, width: int) -> tuple[np.ndarray, 
     near, chosen, known = np.empty(width, np.float32), np.empty(width + 1, np.uint32), np.empty(width, np.bool_)
     keys = np.zeros(width * size, np.float32)
     stack, levels = np.empty(2 * depth + 4, np.int64), np.empty(2 * depth + 4, np.int64)
-    return near, chosen, known, keys, stack, levels, np.empty((depth + 2) * queries, np.int64), np.empty(depth + 2, np.int64)
+    active, counts, direct = np.empty((depth + 2) * queries, np.int64), np.empty(depth + 2, np.int64), np.empty(queries, np.bool_)
+    return near, chosen, known, keys, stack, levels, active, counts, direct, np.empty(MIDDLE * width, np.float32), np.empty(width)
 
 
 @_plain
 def search(
-    queries, points, slack, scale, rtol, low, high, mass, coords, starts, weights, squares, images, shape, offset, allowed, states, rooms
+    queries, points, slack, scale, rtol, low, high, mass, coords, starts, weights, squares, images, shape, offset, tolerance, allowed,
+    states, rooms,
 ):  # fmt: skip
     """Sums of all queries over the candidates of a tree.
 
@@ -239,6 +294,7 @@ def search(
         images: Training images, flat, float32.
         shape: Rows of a window, numbers in each, numbers from one to the next.
         offset: Where the value of a candidate begins, from the beginning of its window.
+        tolerance: Error that a cost may have from the rounding of coordinates to be used as it is, where these are all of a candidate.
         allowed: Work allowed, in nanoseconds; the walk ends when it is used up.
         states: ``(Q, 6 + v)``, float64, zeros. Columns `TOP` to `LEFT`, then the weighted values from `VALUES` on.
         rooms: As `rooms` gives them.
@@ -252,7 +308,7 @@ def search(
     width, count = _U(len(starts) // leaves), columns - _U(VALUES)
     height, run, stride = _U(shape[0]), _U(shape[1]), _U(shape[2])
     offset = _U(offset)
-    near, chosen, known, keys, stack, levels, active, counts = rooms
+    near, chosen, known, keys, stack, levels, active, counts, direct, values, shares = rooms
     spent = 0.0
     for q in range(total):  # sums over the nearest leaves, of which only their size is kept
         s, p, o = _U(q) * columns, _U(q) * dims, _U(q) * size
@@ -290,6 +346,7 @@ def search(
         states[s + FLOOR] = states[s + SUM]
         states[s + SUM] = states[s + SQUARE] = states[s + LEFT] = 0.0
         active[q] = q
+        direct[q] = count <= MIDDLE and np.sqrt((states[s + TOP] + 2 * ENOUGH) * scale[q]) * slack[q] <= tolerance
         if spent > allowed:
             return spent
     counts[0] = total
@@ -321,6 +378,7 @@ def search(
             continue
         leaf = _U(node - leaves + 1)
         _forget(known, width)
+        listed = False
         for i in range(level * total, kept):
             q = active[i]
             s = _U(q) * columns
@@ -328,6 +386,15 @@ def search(
             states[s + DONE] += mass[node]
             budget = rtol * max(states[s + FLOOR], states[s + SUM]) * (states[s + DONE] / mass[0]) - states[s + LEFT]
             cut = states[s + TOP] - np.log2(SPARE * budget / mass[node]) if budget > 0 else FAR
+            if direct[q]:
+                if not listed:
+                    for v in range(count):
+                        for j in range(width):
+                            values[v * width + j] = images[_U(starts[leaf * width + j]) + offset + v]
+                    listed = True
+                spent += KEY * dims * width
+                spent += _whole(states, s, count, scale[q], cut, leaf, mass[node], near, width, weights, squares, values, shares)
+                continue
             spent += _leaf(
                 states, s, count, queries, _U(q) * size, size, slack[q], scale[q], cut, leaf, mass[node], near, dims, width, starts,
                 weights, squares, images, height, run, stride, offset, keys, known, chosen,
