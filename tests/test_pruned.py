@@ -43,7 +43,7 @@ def noisy(data: ImageSet, machine, t: float, count: int = 2, seed: int = 0) -> t
 
 
 @pytest.mark.parametrize("name", MACHINES)
-@pytest.mark.parametrize("rtol", [0.3, 1e-2, 1e-4])
+@pytest.mark.parametrize("rtol", [0.3, 1e-4])
 def test_the_error_is_below_the_stated_bound(photos, always, name, rtol):
     exact, pruned = MACHINES[name](photos), MACHINES[name](photos, rtol=rtol)
     skipped = 0.0
@@ -73,10 +73,10 @@ def test_nothing_that_counts_is_left_out_at_the_smallest_tolerance(photos, alway
 
 
 @pytest.mark.parametrize("t", [0.01, 0.05, 0.3, 0.9])
-@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("size", [3, 7])
 def test_float32_queries_are_summed_up_to_rounding(photos, always, size, t):
-    """Windows of 27 numbers are compared by their coordinates alone, those of 75 in float64."""
-    machine = EquivariantLocal(photos, patch_size=size, rtol=1e-12)
+    """Windows of 27 numbers are compared by their coordinates alone, those of 147 in float64."""
+    machine = EquivariantLocal(photos, patch_size=size, border="circular", rtol=1e-12)
     x = noisy(photos, machine, t).float()
     single, double = machine(x, t), machine(x.double(), t)
     assert_close(single.mean, double.mean, atol=PIXELS * engine.TOLERANCE if size == 3 else 3e-7)
@@ -132,9 +132,10 @@ def test_equal_images_are_one_candidate(always):
     assert int((tree.weights > 0).sum()) == 1
 
 
-def test_bounds_of_boxes_and_coordinates_hold(photos):
+@pytest.mark.parametrize("side", [5, 7])
+def test_bounds_of_boxes_and_coordinates_hold(photos, side):
     """No candidate is nearer than its coordinates say, and none of a node nearer than its box."""
-    pairs = meetings.circular(12, 12, (5, 5))
+    pairs = meetings.circular(12, 12, (side, side))
     tree = index.build(photos.images, photos.weights, pairs)[0]
     planes, block = index.Planes.of(photos.images, pairs.border), pairs.blocks[0][1]
     leaves, width = tree.starts.shape

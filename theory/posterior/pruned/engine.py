@@ -102,7 +102,8 @@ def affordable(x: Images, alpha: Coefficients, sigma: Coefficients, forest: Fore
     def fits(b: int) -> bool:
         noisy, tasks = _tasks(x[b : b + 1], alpha[b : b + 1], sigma[b : b + 1], forest, step=PROBE)
         pixels = sum(math.prod(query.shape) for query, _ in forest.meetings.blocks)
-        left = (nanoseconds - TASK * len(forest.trees)) * sum(len(task.places) for task in tasks) / pixels
+        share = min(sum(len(task.places) for task in tasks) / pixels, PROBE**-2)  # of a posterior over whole images, all is walked
+        left = (nanoseconds - TASK * len(forest.trees)) * share
         for task in tasks:
             if left >= 0:
                 left -= _walk(task, noisy, forest, rtol / INFLATED, left)[1]

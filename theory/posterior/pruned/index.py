@@ -21,7 +21,8 @@ from theory.posterior.pruned import grow
 from theory.posterior.pruned.meetings import Meetings
 from theory.types import TrainingImages
 
-DIRECTIONS = 32  # coordinates of a candidate; with as many numbers or fewer, they are all of it
+DIRECTIONS = 32  # coordinates of a candidate
+ENTIRE = 80  # a candidate of at most so many numbers has as many coordinates: they are all of it
 LEAF = 128  # candidates of a leaf, at most
 SAMPLE = 4096  # candidates whose principal components are taken
 EMPTY = 1e15  # coordinates where a leaf is not full
@@ -176,7 +177,9 @@ def _directions(planes: Planes, block: Block, starts: np.ndarray) -> Tensor:
     """Leading principal directions of some windows, by subspace iteration."""
     height, run, _ = planes.window(block)
     sample = torch.from_numpy(planes.rows(starts[:: max(1, len(starts) // SAMPLE)], block))
-    basis = torch.randn(height * run, min(DIRECTIONS, height * run), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    size = height * run
+    count = size if size <= ENTIRE else DIRECTIONS
+    basis = torch.randn(size, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for _ in range(5):
         basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q  # orthonormal whatever the rank
     return basis

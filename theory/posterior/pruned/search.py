@@ -195,7 +195,7 @@ def _leaf(
             known[j] = True
             spent += FETCH * size
         squared = _exact(keys, j * size, queries, o, size, limit)
-        spent += HIT + NUMBER * size
+        spent += HIT + NUMBER * (size + count)
         if squared > limit:
             states[s + LEFT] += weights[base + j] * exp2(states[s + TOP] - scale * squared)
         else:

@@ -23,7 +23,7 @@ def trees(images: TrainingImages, weights: Tensor, meetings: Meetings) -> list[T
     """The trees of `theory.posterior.pruned.index.build`, from disk if they were built before.
 
     They are kept in the directory that the environment variable ``SCORE_MACHINES_CACHE`` names, or in ``score-machines`` of the
-    user's cache; a tree takes about 160 bytes for each different window.
+    user's cache; a tree takes 160 to 340 bytes for each different window.
 
     Raises:
         InputError: If the directory can't be written to, or a file in it is damaged.
@@ -49,7 +49,7 @@ def directory() -> Path:
 
 
 def _name(images: Tensor, weights: Tensor, meetings: Meetings) -> str:
-    digest = hashlib.sha256(repr((VERSION, index.DIRECTIONS, index.LEAF, tuple(images.shape), meetings)).encode())
+    digest = hashlib.sha256(repr((VERSION, index.DIRECTIONS, index.ENTIRE, index.LEAF, tuple(images.shape), meetings)).encode())
     for part in (images, weights):
         digest.update(part.contiguous().numpy().tobytes())
     return digest.hexdigest()
