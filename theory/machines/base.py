@@ -373,7 +373,7 @@ class AnalyticDenoiser(Denoiser):
 
 def _stream_cost(problems: list[Problem]) -> float:
     """Nanoseconds that listed candidates take for a noisy image on one core, as measured."""
-    return sum(p.repeat * p.source.groups * p.source.rows * p.source.items * (2.5 + p.source.dim / 18) for p in problems)
+    return sum(p.repeat * p.source.groups * p.source.rows * p.source.items * (4 + p.source.dim / 11) for p in problems)
 
 
 def whole_image(values: Shaped[Tensor, "1 B v"], shape: torch.Size) -> Shaped[Tensor, "B v_ H_ W_"]:
