@@ -69,7 +69,7 @@ class AnalyticDenoiser(Denoiser):
         schedule: The noise schedule; the cosine schedule of the papers by default.
         engine: How sums are made: ``"auto"``, the fastest exact way; ``"windows"`` (machines that see patches, on the CPU),
             ``"stream"`` (anything), or ``"dense"`` (small problems, differentiable). All agree up to rounding.
-        memory: Working memory in bytes, beyond the training images and the result.
+        memory: Working memory in bytes, beyond the training images, the result and the index (``rtol``).
         rtol: Share of the posterior weight that may be left out, in [0, 1). Where that is faster, candidates with provably less
             weight than this, all together, are skipped, with the help of an index that is built once and kept on disk
             (`theory.posterior.pruned`); `Posterior.skipped` says how much it may have been. 0 for exact sums. On the CPU; elsewhere, and
