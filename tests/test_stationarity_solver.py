@@ -311,7 +311,7 @@ def test_families_are_ordered_as_they_contain_each_other(level):
     chain = ["full", "identity_free", "identity"]
     for small, large in zip(chain, chain[1:], strict=False):
         gap = Estimate.of(level[large].losses - level[small].losses)
-        assert gap.value > -3 * gap.stderr, (small, large)
+        assert gap.value >= -3 * gap.stderr, (small, large)  # equal where the larger one starts from the smaller and finds nothing better
     assert level["full"].gain > 0.3  # of 1.43: the reference solution gains about .5 with a basis of 150
     assert level["literal"].gain < -10 * level["literal"].gain_stderr  # two losses: it does not contain ELS
     assert all(level[name].holds for name in (*chain, "literal")), {n: c.status for n, c in level.items()}
