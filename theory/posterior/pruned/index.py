@@ -35,7 +35,8 @@ class Tree:
 
     Attributes:
         basis: Orthonormal directions ``(d, m)``, float64.
-        low, high: The box of each node, ``(nodes, dims)``; ``dims`` is ``m``, and one more where there is a rest.
+        low: Smallest coordinates of each node, ``(nodes, dims)``; ``dims`` is ``m``, and one more where there is a rest.
+        high: Largest coordinates.
         mass: Sum of the weights below each node, ``(nodes,)``, float64.
         coords: Coordinates of the candidates of each leaf, ``(leaves, dims, width)``, float32.
         starts: Where the window of each candidate begins in the images, ``(leaves, width)``; 0 where a leaf is not full.
