@@ -99,6 +99,20 @@ def test_queries_far_away_are_not_compared_by_rounded_coordinates(always):
     assert_close(pruned(x, 0.05).mean, exact(x.double(), 0.05).mean, atol=1e-6)
 
 
+@pytest.mark.parametrize("lowest", [-60, -290])
+def test_weights_as_unequal_as_numbers_can_be(dtype, lowest, monkeypatch):
+    """The nearest candidate weighs next to nothing: exponentials of the others must not be floored above it."""
+    monkeypatch.setattr(engine, "TASK", 0.0)
+    weights = 10 ** torch.linspace(lowest, 0, 400, dtype=torch.float64)
+    data = ImageSet(random_images(400, 3, 8, 8), "unequal", weights=weights)
+    x = 0.99 * data.images[[0, 200, 390]].to(dtype)
+    for t in (0.02, 0.1):
+        pruned = EquivariantLocal(data, patch_size=3, rtol=1e-5)(x, t)
+        exact = EquivariantLocal(data, patch_size=3, engine="stream")(x.double(), t)
+        assert float(pruned.skipped.max()) <= 1e-5
+        assert bool(((pruned.mean - exact.mean).abs() <= PIXELS * pruned.skipped[:, None] + 1e-5).all())  # costs in float32: 4e-4 each
+
+
 def test_equal_candidates_and_unequal_weights(always):
     """Images that repeat, some of weight zero: the same posterior, and effective numbers that count every candidate."""
     images = random_images(5, 2, 6, 5)[torch.tensor([0, 1, 0, 2, 3, 0, 4, 2])]

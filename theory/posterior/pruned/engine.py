@@ -26,6 +26,7 @@ SLICE = 128  # queries that walk together
 TOLERANCE = 4e-4  # bound on the error of a cost in float32 that is used as it is
 INFLATED = 1.001  # covers the rounding of the bounds themselves
 TASK = 2e5  # nanoseconds that each tree takes besides the walk
+UNEQUAL = 2.0**-60, 2.0**-900  # smallest share of the weight for sums in float32, and at all: exponentials end at 2^-120 and 2^-1000
 PROBE = 4  # each so manieth row and column of pixels tells beforehand what a noisy image will cost
 
 
@@ -38,18 +39,21 @@ class Forest:
         trees: The tree of each.
         planes: The training images.
         arrays: What `search.search` takes of each tree, flat.
+        lightest: Smallest share of the weight that a candidate of each tree has.
     """
 
     meetings: Meetings
     trees: Sequence[Tree]
     planes: Planes
     arrays: Sequence[tuple[np.ndarray, ...]]
+    lightest: Sequence[float]
 
     @classmethod
     def of(cls, images: TrainingImages, meetings: Meetings, trees: Sequence[Tree]) -> "Forest":
         names = ("low", "high", "mass", "coords", "starts", "weights", "squares")
         arrays = [tuple(getattr(tree, name).flatten().numpy() for name in names) for tree in trees]
-        return cls(meetings, trees, Planes.of(images, meetings.border), arrays)
+        lightest = [float(tree.weights[tree.weights > 0].min() / tree.mass[0]) for tree in trees]
+        return cls(meetings, trees, Planes.of(images, meetings.border), arrays, lightest)
 
     @property
     def values(self) -> int:
@@ -96,8 +100,10 @@ def affordable(x: Images, alpha: Coefficients, sigma: Coefficients, forest: Fore
     """Whether each noisy image is likely to cost less than so many nanoseconds on one core, with shape ``(B,)``.
 
     Some of its pixels are walked, as long as they cost less than their share: the answer takes a sixteenth of the time at most. Work is
-    counted, not measured, and the answer the same each time.
+    counted, not measured, and the answer the same each time. Never affordable where weights are so unequal that the smallest are lost.
     """
+    if min(forest.lightest) < UNEQUAL[1]:
+        return torch.zeros(len(x), dtype=torch.bool)
 
     def fits(b: int) -> bool:
         noisy, tasks = _tasks(x[b : b + 1], alpha[b : b + 1], sigma[b : b + 1], forest, step=PROBE)
@@ -148,9 +154,10 @@ def _walk(task: _Task, noisy: Planes, forest: Forest, rtol: float, allowed: floa
     queries = np.pad(windows, ((0, 0), (0, -windows.shape[1] % search.ALIGN)))
     states = np.zeros((len(points), int(search.VALUES) + forest.values))
     middle = 0 if forest.meetings.whole else block.above * planes.stride + block.left * planes.shape[2]
+    as_they_are = tree.complete and forest.lightest[task.number] >= UNEQUAL[0]
     room = search.rooms(*queries.shape, len(tree.mass), tree.starts.shape[1])
     spent = search.search(
         queries.reshape(-1), points.astype(np.float32).reshape(-1), slack, task.scale, rtol, *forest.arrays[task.number], planes.flat,
-        planes.window(block), middle, task.tolerance * tree.complete, allowed, states.reshape(-1), room,
+        planes.window(block), middle, task.tolerance * as_they_are, allowed, states.reshape(-1), room,
     )  # fmt: skip
     return states, spent
