@@ -18,7 +18,7 @@ docs: $(VENV)/.installed
 	$(RUN) -m sphinx -q -W -b html docs docs/_build
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n auto --dist worksteal
 
 # What takes more than ten seconds each: training, solving to a reference, being killed.
 test-slow: $(VENV)/.installed

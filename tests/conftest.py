@@ -10,6 +10,9 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  (the hook finds it by name)
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker is a core, and so are the processes it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def import_unchecked(name: str) -> None:
     """Import a module before the hook, which would put a Python function around each of its compiled ones."""
