@@ -490,8 +490,8 @@ def test_fingerprint_of_files_changes_with_one_level_of_one_pixel(tmp_path):
 # -------------------------------------------------------------------------------------------------- load
 
 
-def test_the_sources_are_the_six_promised():
-    assert set(SOURCES) == {"toy", "digits", "mnist5k", "photos", "npz", "folder"}
+def test_the_sources_are_those_promised():
+    assert set(SOURCES) == {"toy", "digits", "mnist5k", "photos", "npz", "npy", "folder"}
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from theory.denoiser import Denoiser
 from theory.noise import Noise, Schedule
 from theory.types import Float, Images
 
+PIECE = 2**12  # training images compared at a time
+
 
 class Estimate(NamedTuple):
     """A mean over independent samples and its standard error."""
@@ -89,18 +91,33 @@ class Memorisation(NamedTuple):
 
 def memorisation(samples: Images, data: ImageSet, ratio: float = 1 / 3) -> Memorisation:
     """Nearest training images of samples, by exact Euclidean distance; equal images count as one."""
-    train, inverse = torch.unique(data.images.to(samples.device).flatten(1).double(), dim=0, return_inverse=True)
-    order = torch.arange(len(inverse), device=inverse.device)
-    first = torch.full((len(train),), len(inverse), device=inverse.device).scatter_reduce(0, inverse, order, "amin")
     flat = samples.flatten(1).double()
-    if len(train) == 1:
-        distance = (flat - train).norm(dim=1)
-        return Memorisation(distance / flat.shape[1] ** 0.5, torch.ones_like(distance, dtype=torch.bool), first.expand(len(flat)))
-    pieces = [_two_nearest(part, train) for part in flat.split(256)]
-    distance, index = (torch.cat(x) for x in zip(*pieces, strict=True))
-    return Memorisation(distance[:, 0] / flat.shape[1] ** 0.5, distance[:, 0] <= ratio * distance[:, 1], first[index[:, 0]])
+    nearest = _nearest(flat, data)
+    copies = data.images[nearest.index.cpu()].to(flat).flatten(1)
+    other = _nearest(flat, data, unlike=copies)
+    return Memorisation(nearest.distance / flat.shape[1] ** 0.5, nearest.distance <= ratio * other.distance, nearest.index)
 
 
-def _two_nearest(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+class _Nearest(NamedTuple):
+    distance: Tensor
+    index: Tensor
+
+
+def _nearest(samples: Tensor, data: ImageSet, unlike: Tensor | None = None) -> _Nearest:
+    """The training image nearest to each sample, the first of equals, read in pieces; with ``unlike``, of those that differ from it."""
+    best = _Nearest(samples.new_full((len(samples),), torch.inf), torch.zeros(len(samples), dtype=torch.int64, device=samples.device))
+    for start in range(0, len(data), PIECE):
+        images = data.images[start : start + PIECE].to(samples).flatten(1)
+        distances = _distances(samples, images)
+        if unlike is not None:
+            distances[_distances(unlike, images) == 0] = torch.inf
+        index = distances.argmin(1)
+        distance = distances.gather(1, index[:, None])[:, 0]
+        nearer = distance < best.distance
+        best = _Nearest(torch.where(nearer, distance, best.distance), torch.where(nearer, index + start, best.index))
+    return best
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
     # Not by matrix products: the distance of a perfect copy would come out as 1e-7, not 0.
-    return tuple(torch.cdist(samples, train, compute_mode="donot_use_mm_for_euclid_dist").topk(2, largest=False))
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from theory.centred import Centred
+
 Images = Float[Tensor, "B C H W"]
-TrainingImages = Float[Tensor, "N C H W"]
+TrainingImages = Float[Tensor, "N C H W"] | Centred
 Weights = Float[Tensor, " N"]
 Labels = Int[Tensor, " N"]
 Times = Float[Tensor, "..."] | float | int  # shape () or (B,)

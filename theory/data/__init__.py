@@ -15,12 +15,13 @@ from theory.data.digits import digits
 from theory.data.folder import folder
 from theory.data.imageset import ImageSet, Rule
 from theory.data.mnist5k import mnist5k
+from theory.data.npy import npy
 from theory.data.npz import npz
 from theory.data.photos import photos
 from theory.data.toy import Toy, toy
 from theory.errors import InputError, choices
 
-SOURCES: dict[str, Callable[..., ImageSet]] = {f.__name__: f for f in (toy, digits, mnist5k, photos, npz, folder)}
+SOURCES: dict[str, Callable[..., ImageSet]] = {f.__name__: f for f in (toy, digits, mnist5k, photos, npz, npy, folder)}
 
 
 KINDS = {bool: "true or false", int: "a whole number", str: "text"}

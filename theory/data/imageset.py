@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from theory.errors import InputError
 from theory.types import Images, Int, Weights
+
+PIECE = 2**12  # images looked at at a time
 
 
 @runtime_checkable
@@ -40,6 +42,7 @@ class ImageSet:
         labels: Class of each image with shape ``(N,)``, int64, or None.
         patch_size: Patch ``(height, width)`` that suits the data, used where none is asked for.
         rule: The rule the images obey, if there is one.
+        on_disk: Whether the images are a file mapped into memory: machines then read them in pieces and never copy them as a whole.
 
     Raises:
         InputError: If there is no image, a pixel is NaN or outside [-1, 1], or weights or labels don't fit.
@@ -51,6 +54,7 @@ class ImageSet:
     labels: Tensor | None = None
     patch_size: tuple[int, int] = (3, 3)
     rule: Rule | None = None
+    on_disk: bool = False
 
     def __post_init__(self) -> None:
         images = self.images
@@ -103,14 +107,15 @@ class ImageSet:
         for part in (self.images, self.weights, self.labels):
             if part is not None:
                 digest.update(str((tuple(part.shape), part.dtype)).encode())
-                digest.update(part.cpu().contiguous().numpy().tobytes())
+                for piece in part.split(PIECE):
+                    digest.update(piece.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def select(self, label: int | None = None) -> "ImageSet":
         """The images of a class (all if None), without those of weight zero.
 
         Raises:
-            InputError: If there are no labels, or none of that class.
+            InputError: If there are no labels, or none of that class; or if images on disk do not lie side by side.
         """
         keep = self.weights > 0
         if label is not None:
@@ -119,8 +124,23 @@ class ImageSet:
             return self
         if not keep.any():
             raise InputError(f"label {label}", "a class with an image of positive weight", "check the weights")
+        if self.on_disk:
+            keep = self._side_by_side(keep, label)
         labels = None if self.labels is None else self.labels[keep]
-        return ImageSet(self.images[keep], self.name, self.weights[keep], labels, self.patch_size, self.rule)
+        return replace(self, images=self.images[keep], weights=self.weights[keep], labels=labels)
+
+    def _side_by_side(self, keep: Tensor, label: int | None) -> slice:
+        """The same choice as a slice, which copies nothing."""
+        places = keep.nonzero()[:, 0]
+        first, last = int(places[0]), int(places[-1])
+        if last - first + 1 != len(places):
+            what = "images of positive weight" if label is None else f"images of label {label}"
+            raise InputError(
+                f"{self.name}: {what} scattered over a file on disk",
+                "them side by side",
+                "sort the images of the file, for instance by label",
+            )
+        return slice(first, last + 1)
 
     def _labelled(self, label: int) -> Tensor:
         if self.labels is None:
@@ -156,9 +176,11 @@ def check_pixels(images: Tensor, name: str) -> None:
     """Refuse pixels that are not numbers in [-1, 1]; nothing is clipped."""
     if not images.is_floating_point():
         raise InputError(f"{name}: pixels of dtype {images.dtype}", "floating point in [-1, 1]", "scale them, as in x / 127.5 - 1")
-    if not images.isfinite().all():
-        bad = (~images.isfinite()).flatten(1).any(1).nonzero()[0].item()
-        raise InputError(f"{name}: image {bad} has NaN or infinite pixels", "finite pixels", "remove or repair that image")
-    low, high = float(images.min()), float(images.max())
+    pieces = images.split(PIECE)
+    for number, piece in enumerate(pieces):
+        if not piece.isfinite().all():
+            bad = (~piece.isfinite()).flatten(1).any(1).nonzero()[0].item() + number * PIECE
+            raise InputError(f"{name}: image {bad} has NaN or infinite pixels", "finite pixels", "remove or repair that image")
+    low, high = min(float(p.min()) for p in pieces), max(float(p.max()) for p in pieces)
     if low < -1 or high > 1:
         raise InputError(f"{name}: pixels from {low:g} to {high:g}", "pixels in [-1, 1]", "scale them, as in x / 127.5 - 1")

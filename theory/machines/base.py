@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Shaped
 from torch import Tensor
 
+from theory.centred import Centred, centred, mean_image
 from theory.data.imageset import ImageSet
 from theory.denoiser import Denoiser, Posterior, require_noise
 from theory.errors import InputError
@@ -23,6 +24,7 @@ from theory.noise import CosineSchedule, Schedule
 from theory.patches import Size
 from theory.posterior import KeySource, State, distinct_share, ranks, stored, summation
 from theory.posterior.pruned.meetings import Meetings
+from theory.posterior.source import items_within
 from theory.posterior.windows.layout import Layout
 from theory.types import BatchLabels, Images, Int, Means, PerQuery, Queries, Times, TrainingImages
 
@@ -98,6 +100,12 @@ class AnalyticDenoiser(Denoiser):
         self.memory = _check_memory(memory)
         self.engine = engine
         self.rtol = _check_rtol(rtol, engine)
+        if rtol > 0 and data.on_disk:
+            raise InputError(
+                f"rtol={rtol:g} with data set {data.name!r} on disk",
+                "images in memory: an index of them has to be",
+                "leave out rtol, or load them with npz:FILE",
+            )
         self.distributed = distributed
         if distributed:
             ranks.require_group()
@@ -127,10 +135,10 @@ class AnalyticDenoiser(Denoiser):
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
         """The posterior problems of this machine, for centred training images."""
 
-    def centre(self, images: TrainingImages) -> Tensor:
-        """What is subtracted from all images, with shape ``(1, C, 1, 1)``: a shift the posterior
-        does not feel, and rounding errors do."""
-        return images.mean(dim=(0, 2, 3), keepdim=True)
+    def centre(self, mean: Tensor) -> Tensor:
+        """What is subtracted from all images, from the mean ``(1, C, H, W)`` of all of them: a shift the posterior
+        does not feel, and rounding errors do. One number for each channel where windows move."""
+        return mean.mean(dim=(2, 3), keepdim=True)
 
     def patch_size(self, t: float) -> Size:
         """Height and width of what a pixel sees at time ``t``; the whole image unless overridden."""
@@ -280,7 +288,8 @@ class AnalyticDenoiser(Denoiser):
         """Whether windows are faster than the stream, which gains where the data repeat few distinct patches."""
         images, log_weights = self.training(label, like)
         source = next(self.problems(images, log_weights, size)).source
-        probe = source.read(0, min(source.items, max(2, PROBE // (source.rows * source.groups))))
+        count = max(2, PROBE // (source.rows * source.groups))
+        probe = source.read(0, min(source.items, count, items_within(source, self.memory / 8 / 2)))
         if distinct_share(probe) > 0.5:
             return True
         problems = self._problems(label, size, like)
@@ -314,7 +323,8 @@ class AnalyticDenoiser(Denoiser):
         if key not in self._kept_images:
             chosen = self.data.select(label)
             mine = ranks.own_share(len(chosen.images)) if self.distributed else slice(None)
-            images = (chosen.images[mine].double() - self.centre_of(label)).to(like)
+            parts = chosen.images[mine], self.centre_of(label), like.dtype, like.device
+            images = Centred(*parts) if self.data.on_disk else centred(*parts)
             self._kept_images[key] = images, torch.log(chosen.weights[mine]).to(like)
         return self._kept_images[key]
 
@@ -329,7 +339,7 @@ class AnalyticDenoiser(Denoiser):
     def centre_of(self, label: int | None) -> Tensor:
         """What is subtracted from the images of a class (`centre`)."""
         if label not in self._kept_centres:
-            self._kept_centres[label] = self.centre(self.data.select(label).images.double())
+            self._kept_centres[label] = self.centre(mean_image(self.data.select(label).images))
         return self._kept_centres[label]
 
     def check(self, x_t: Images) -> None:

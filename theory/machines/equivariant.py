@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from theory.centred import reading
 from theory.denoiser import Posterior
 from theory.machines.base import AnalyticDenoiser, Problem, pixels, whole_image
 from theory.patches import Size
@@ -50,9 +51,10 @@ class Equivariant(AnalyticDenoiser):
         """Transforms of the training images, kept where they take less than a quarter of the memory."""
         key = label, images.dtype, images.device
         if key not in self._spectra:
-            small = 8 * images.numel() <= self._room
-            self._spectra[key] = torch.fft.rfft2(images.double()) if small else None
-            self._room -= 8 * images.numel() if small else 0
+            needed = 8 * math.prod(images.shape)
+            small = needed <= self._room
+            self._spectra[key] = torch.fft.rfft2(images[:].double()) if small else None
+            self._room -= needed if small else 0
         return self._spectra[key]
 
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
@@ -65,7 +67,7 @@ class Equivariant(AnalyticDenoiser):
             return Keys(rows, rows, (log_weights[start:stop] - math.log(shifts)).repeat_interleave(shifts)[None])
 
         yield Problem(
-            source=KeySource(read, items=count, groups=1, rows=shifts, dim=dim, value_dim=dim),
+            source=KeySource(read, items=count, groups=1, rows=shifts, dim=dim, value_dim=dim, reading=reading(images)),
             queries=lambda x: x.flatten(1)[None],
             repeat=1,
             place=partial(whole_image, shape=images.shape[1:]),

@@ -19,6 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from theory.centred import reading
 from theory.data.imageset import ImageSet
 from theory.errors import InputError, choices
 from theory.machines.base import AnalyticDenoiser, Problem, pixels
@@ -127,7 +128,7 @@ def _problem(
         return patch_rows(wrap(x, wrapped) if wrapped else x, queries)[None]
 
     return Problem(
-        source=KeySource(read, items=len(images), groups=1, rows=per_image, dim=dim, value_dim=channels),
+        source=KeySource(read, items=len(images), groups=1, rows=per_image, dim=dim, value_dim=channels, reading=reading(images)),
         queries=cut,
         repeat=output.shape[0] * output.shape[1],
         place=lambda values: rearrange(values, "1 (b y x) v -> b v y x", y=output.shape[0], x=output.shape[1]),

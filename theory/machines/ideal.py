@@ -6,12 +6,14 @@ r"""The ideal score (IS): no constraint, posterior over whole training images.
 Kamb & Ganguli, arXiv 2412.20292, eq. 3-4. Its samples are training images.
 """
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from theory.centred import reading
 from theory.machines.base import AnalyticDenoiser, Problem, whole_image
 from theory.patches import Size
 from theory.posterior import Keys, KeySource
@@ -20,6 +22,8 @@ from theory.posterior.pruned.meetings import Meetings
 from theory.posterior.source import squared_norms
 from theory.types import TrainingImages
 
+PIECE = 2**20  # numbers whose squares are added at a time
+
 
 class Ideal(AnalyticDenoiser):
     """The ideal denoiser. Arguments of `AnalyticDenoiser`."""
@@ -27,22 +31,23 @@ class Ideal(AnalyticDenoiser):
     name = "ideal"
     per_pixel = False
 
-    def centre(self, images: TrainingImages) -> Tensor:
-        return images.mean(dim=0, keepdim=True)
+    def centre(self, mean: Tensor) -> Tensor:
+        return mean
 
     def meetings(self, size: Size) -> Meetings:
         return meetings.images(*self.data.images.shape[-2:])
 
     def problems(self, images: TrainingImages, log_weights: Tensor, size: Size) -> Iterator[Problem]:
-        rows = images.flatten(1)[None]
-        dim = rows.shape[-1]
+        dim = math.prod(images.shape[1:])
+        step = max(1, PIECE // dim)
+        squares = torch.cat([squared_norms(images[i : i + step].flatten(1)[None]) for i in range(0, len(images), step)], 1)
 
         def read(start: int, stop: int) -> Keys:
-            part = rows[:, start:stop]
+            part = images[start:stop].flatten(1)[None]
             return Keys(part, part, log_weights[None, start:stop])
 
         yield Problem(
-            source=KeySource(read, items=len(images), groups=1, rows=1, dim=dim, value_dim=dim, squares=squared_norms(rows)),
+            source=KeySource(read, items=len(images), groups=1, rows=1, dim=dim, value_dim=dim, squares=squares, reading=reading(images)),
             queries=lambda x: x.flatten(1)[None],
             repeat=1,
             place=partial(whole_image, shape=images.shape[1:]),

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
+from theory.centred import reading
 from theory.data.imageset import ImageSet
 from theory.machines.base import AnalyticDenoiser, Problem, pixels
 from theory.noise import Schedule
@@ -58,8 +59,8 @@ class Local(AnalyticDenoiser):
     def patch_size(self, t: float) -> Size:
         return self.patch_sizes(t)
 
-    def centre(self, images: TrainingImages) -> Tensor:
-        return images.mean(dim=0, keepdim=True)
+    def centre(self, mean: Tensor) -> Tensor:
+        return mean
 
     def layout(self, size: Size) -> Layout:
         return in_place(*self.data.images.shape[-2:], size, self.border)
@@ -92,7 +93,9 @@ def _row(images: TrainingImages, log_weights: Tensor, size: Size, border: str, y
         return Keys(rows(part), rearrange(part[:, :, y], "n c x -> x n c"), log_weights[start:stop].expand(width, -1))
 
     return Problem(
-        source=KeySource(read, count, groups=width, rows=1, dim=channels * block.window[0] * size[1], value_dim=channels),
+        source=KeySource(
+            read, count, groups=width, rows=1, dim=channels * block.window[0] * size[1], value_dim=channels, reading=reading(images)
+        ),
         queries=rows,
         repeat=1,
         place=lambda values: rearrange(values, "x b v -> b v 1 x"),

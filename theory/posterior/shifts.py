@@ -10,6 +10,8 @@ so that ``h w`` shifts cost ``log(h w)`` times as much as one instead of ``h w``
 float64: their error, relative to the *images*, is then small beside any noise.
 """
 
+import math
+
 import torch
 from jaxtyping import Complex
 from torch import Tensor
@@ -41,7 +43,7 @@ def sum_shifts(
     signal = alpha / sigma**2
     query = rfft2(x * signal[:, None, None, None]).conj()
     state = State.empty(1, len(x), x[0].numel(), x.device)
-    per_image = 8 * (4 * len(x) * shape.numel() + 4 * images[0].numel())
+    per_image = 8 * (4 * len(x) * shape.numel() + 4 * math.prod(images.shape[1:]))
     step = max(1, memory // per_image)
     for start in range(0, len(images), step):
         part = images[start : start + step].double()

@@ -43,6 +43,7 @@ class KeySource:
         dim: Numbers in a key, d.
         value_dim: Numbers in a value, v.
         squares: Squared norms of all keys ``(G, K)``, float64, where they are kept.
+        reading: Numbers that are read for each item besides its keys: those of an image on disk.
     """
 
     read: Callable[[int, int], Keys]
@@ -52,6 +53,7 @@ class KeySource:
     dim: int
     value_dim: int
     squares: PerQuery | None = None
+    reading: int = 0
 
     @property
     def numbers(self) -> int:
@@ -127,5 +129,5 @@ def _equal_rows(rows: Tensor, others: Tensor) -> bool:
 
 def items_within(source: KeySource, numbers: float) -> int:
     """How many items can be read at once within that many numbers; at least one."""
-    per_item = source.groups * source.rows * (source.dim + source.value_dim + 1)
+    per_item = source.groups * source.rows * (source.dim + source.value_dim + 1) + source.reading
     return max(1, min(source.items, math.floor(numbers / per_item)))

@@ -18,12 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from theory.centred import Centred
 from theory.posterior.state import State
 from theory.posterior.windows import kernel
 from theory.posterior.windows.layout import Layout
 from theory.types import Coefficients, Images, TrainingImages
 
 PIECE = 2**26  # pairs of windows summed by one thread at a time
+NUMBERS = 2**22  # pixels of training images that it reads at a time
 TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is
 SUMS, PIXELS = 6.0, 1.0  # see `_rounding`
 
@@ -62,21 +64,22 @@ def sum_windows(x: Images, alpha: Coefficients, sigma: Coefficients, images: Tra
 
 def _run(threads, x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, log_weights: Tensor, layout, dtype) -> State:
     """All pieces of the training images against each noisy image, merged in their order."""
-    step = max(1, PIECE // (layout.pairs * kernel.LANES)) * kernel.LANES
-    keys, costs = images.split(step), (-log_weights.double() / math.log(2)).to(dtype).split(step)
+    most = min(PIECE // layout.pairs, NUMBERS // math.prod(images.shape[1:]))
+    step = max(1, most // kernel.LANES) * kernel.LANES
+    costs = (-log_weights.double() / math.log(2)).to(dtype).split(step)
     scales = math.sqrt(math.log2(math.e) / 2) / sigma
     queries = (_bordered(x, layout) * scales[:, None, None, None]).to(dtype).contiguous()
     cut = math.log2(len(images) * float(layout.partners.max())) - math.log2(torch.finfo(dtype).eps / 4)
 
     def piece(task: tuple[int, int]) -> State:
         b, i = task
-        return _piece(queries[b], float(alpha[b] * scales[b]), keys[i].to(dtype), costs[i], layout, cut)
+        return _piece(queries[b], float(alpha[b] * scales[b]), images[i * step : (i + 1) * step].to(dtype), costs[i], layout, cut)
 
-    parts = threads.map(piece, [(b, i) for b in range(len(x)) for i in range(len(keys))])
+    parts = threads.map(piece, [(b, i) for b in range(len(x)) for i in range(len(costs))])
     states = []
     for _ in range(len(x)):
         state = next(parts)
-        for part in islice(parts, len(keys) - 1):
+        for part in islice(parts, len(costs) - 1):
             state = state.merge(part)
         states.append(state)
     fields = zip(*((s.max, s.sum, s.square, s.weighted) for s in states), strict=True)
@@ -113,5 +116,10 @@ def _rounding(x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, l
     """
     unit = torch.finfo(images.dtype).eps / 2
     distance = (-largest).clamp(min=0).amax(1)
-    reach = (x.abs().amax((1, 2, 3)) + alpha * float(images.abs().max())) / (math.sqrt(2) * sigma)
+    reach = (x.abs().amax((1, 2, 3)) + alpha * _reach(images)) / (math.sqrt(2) * sigma)
     return unit * (SUMS * distance + PIXELS * 2 * distance.sqrt() * reach)
+
+
+def _reach(images: TrainingImages) -> float:
+    """At least the largest number in the images."""
+    return images.reach if isinstance(images, Centred) else float(images.abs().max())
