@@ -20,7 +20,7 @@ from numba.extending import intrinsic, overload
 LANES = 4  # training images that meet a shift of the noisy image at once
 APART = 48  # numbers between planes, whose size is often a multiple of a page: these would share lines of the cache
 NARROW = 4  # columns that only their border needs are dropped from sums when they are more than one in so many
-BLOCK = 64  # queries whose exponentials are skipped or computed together
+BLOCK = 128  # queries whose exponentials are skipped or computed together
 EMPTY = 1e30  # the cost of no candidate at all
 _U = np.uintp
 _FAST = {"contract", "reassoc", "nsz", "nnan", "ninf"}  # no infinities and no NaN come in
@@ -193,12 +193,16 @@ def _box(out, work, size, n, step, k):
 
 
 @_fast
-def _gain(costs, i, plane, best, n, c0, c1, c2, c3, gain):
-    """How far some cost lies below the best of its query so far, at most; at least ``gain``."""
+def _gain(costs, i, plane, best, n, c0, c1, c2, c3, cut):
+    """How far some cost lies below the best of its query so far plus ``cut``, at most, and at least 0; as bits.
+
+    Bits of positive numbers are ordered as the numbers are, and a largest integer is found four times faster.
+    """
+    gain = _bits(cut - cut)
     second, third, fourth = i + plane, i + plane + plane, i + plane + plane + plane
     for j in range(n):
         low = min(min(costs[i + j] + c0, costs[second + j] + c1), min(costs[third + j] + c2, costs[fourth + j] + c3))
-        gain = max(gain, best[i + j] - low)
+        gain = max(gain, _bits(max(best[i + j] - low + cut, cut - cut)))
     return gain
 
 
@@ -248,7 +252,7 @@ def _weigh(out, o, weights, i, plane, values, v, step, n):
 
 
 @_plain
-def _accumulate(costs, plane, first, last, best, sums, values, v, step, channel_step, channels, offsets, factor, cut, start):
+def _accumulate(costs, plane, first, last, best, sums, values, v, step, channel_step, channels, offsets, factor, cut):
     """Costs of four images against the queries ``first`` to ``last``: update the best costs and the sums.
 
     Blocks of queries all of whose weights are below ``2^-cut`` of their largest are left out.
@@ -257,9 +261,9 @@ def _accumulate(costs, plane, first, last, best, sums, values, v, step, channel_
     i = first
     while i < last:
         n = min(_U(BLOCK), last - i)
-        gain = _gain(costs, i, plane, best, n, c0, c1, c2, c3, start)
-        if gain > -cut:
-            if gain > start - start:
+        gain = _gain(costs, i, plane, best, n, c0, c1, c2, c3, cut)
+        if gain > _bits(cut - cut):
+            if gain > _bits(cut):
                 _improve(costs, i, plane, best, factor, n, c0, c1, c2, c3)
                 _scale(sums, i, factor, n)
                 _scale(sums, i + plane, factor, n)
@@ -386,7 +390,7 @@ def sum_windows(query, images, costs, scale, rows, cols, groups, entries, window
                 v = _U((dy + high // 2) * short)
                 _accumulate(
                     planes, _U(plane), _U(y0 * short), _U(y0 * short) + n, packed_best, packed_sums, values, v,
-                    _U(channels * key_size), _U(key_size), channels, offsets, factor, cut, -empty,
+                    _U(channels * key_size), _U(key_size), channels, offsets, factor, cut,
                 )  # fmt: skip
             _restore(block_best, 0, packed_best, 0, height, width, x0, w, short)
             for i in range(2 + channels):
