@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few cases, to see that it runs")
     parser.add_argument("--sets", nargs="+", default=SETS, help="data sets")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="noisy images at a time")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds that a score may be expected to take")
+    parser.add_argument("--limit", type=float, default=250.0, help="seconds that a score may be expected to take")
     parser.add_argument("--out", type=Path, help="also write the rows as JSON")
     parser.add_argument("--plot", type=Path, help="also draw seconds against the number of photo crops")
     parser.add_argument("--case", help=argparse.SUPPRESS)

@@ -75,22 +75,41 @@ def test_nothing_that_counts_is_left_out_at_the_smallest_tolerance(photos, alway
 @pytest.mark.parametrize("t", [0.01, 0.05, 0.3, 0.9])
 @pytest.mark.parametrize("size", [3, 7])
 def test_float32_queries_are_summed_up_to_rounding(photos, always, size, t):
-    """Windows of 27 numbers are compared by their coordinates alone, those of 147 in float64."""
+    """Windows of 27 numbers are compared by their coordinates alone, those of 147 number by number."""
     machine = EquivariantLocal(photos, patch_size=size, border="circular", rtol=1e-12)
     x = noisy(photos, machine, t).float()
     single, double = machine(x, t), machine(x.double(), t)
-    assert_close(single.mean, double.mean, atol=PIXELS * engine.TOLERANCE if size == 3 else 3e-7)
+    assert_close(single.mean, double.mean, atol=PIXELS * engine.TOLERANCE)
     assert_close(single.log_evidence, double.log_evidence, atol=engine.TOLERANCE, rtol=1e-6)
     assert_close(single.ess, double.ess, rtol=2 * engine.TOLERANCE)
 
 
-def test_the_bound_holds_in_float32_too(photos, always):
-    exact, pruned = (EquivariantLocal(photos, patch_size=3, **o) for o in ({}, {"rtol": 1e-2}))
+@pytest.mark.parametrize("size", [3, 7])
+def test_the_bound_holds_in_float32_too(photos, always, size):
+    exact, pruned = (EquivariantLocal(photos, patch_size=size, **o) for o in ({}, {"rtol": 1e-2}))
     for t in (0.05, 0.3):
         x = noisy(photos, exact, t)
         a, b = exact(x, t), pruned(x.float(), t)
         assert 0 < float(b.skipped.max()) <= 1e-2
         assert bool(((a.mean - b.mean).abs() <= PIXELS * (b.skipped[:, None] + engine.TOLERANCE)).all())
+
+
+@pytest.mark.parametrize("size", [32, 80, 248, 872, 3072])
+def test_distances_in_float32_are_as_good_as_they_say(size):
+    """Numbers of many digits, of few, and of photographs; costs are distances at a scale of 1."""
+    rng = np.random.default_rng(0)
+    photo = load("photos").images.flatten()[: 300 * size // 4].repeat(4).numpy().reshape(-1, size)
+    for keys in (rng.uniform(-1, 1, (300, size)), np.sign(rng.standard_normal((300, size))), photo):
+        keys = keys.astype(np.float32)
+        for sigma in (0.02, 0.3, 3.0):
+            query = keys[7].astype(np.float64) + sigma * rng.standard_normal(size)
+            true = ((query - keys) ** 2).sum(1)
+            place = [np.uintp(i * size) for i in range(len(keys))]
+            single, flat = query.astype(np.float32), keys.reshape(-1)
+            found = np.array([search._distance_single(flat, i, single, np.uintp(0), np.uintp(size)) for i in place])
+            bound = [search._rounding(d, 1.0, abs(query).max() + 1, np.uintp(size)) / math.log(2) for d in true]
+            assert (abs(found - true) <= bound).all()
+            assert np.max(abs(found - true) / bound) > 0.05  # and the bound is no empty one
 
 
 def test_queries_far_away_are_not_compared_by_rounded_coordinates(always):

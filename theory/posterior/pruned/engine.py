@@ -153,11 +153,15 @@ def _walk(task: _Task, noisy: Planes, forest: Forest, rtol: float, allowed: floa
     slack = 4 * search.UNIT * (np.linalg.norm(windows, axis=1) + float(tree.reach))
     queries = np.pad(windows, ((0, 0), (0, -windows.shape[1] % search.ALIGN)))
     states = np.zeros((len(points), int(search.VALUES) + forest.values))
-    middle = 0 if forest.meetings.whole else block.above * planes.stride + block.left * planes.shape[2]
-    as_they_are = tree.complete and forest.lightest[task.number] >= UNEQUAL[0]
+    offset, middle = (
+        0 if forest.meetings.whole else block.above * row + block.left * planes.shape[2] for row in (planes.stride, planes.window(block)[1])
+    )
+    tolerance = task.tolerance if forest.lightest[task.number] >= UNEQUAL[0] else 0.0
+    reach = np.abs(windows).max(1) + 1.0
     room = search.rooms(*queries.shape, len(tree.mass), tree.starts.shape[1])
     spent = search.search(
-        queries.reshape(-1), points.astype(np.float32).reshape(-1), slack, task.scale, rtol, *forest.arrays[task.number], planes.flat,
-        planes.window(block), middle, task.tolerance * as_they_are, allowed, states.reshape(-1), room,
+        queries.reshape(-1), queries.astype(np.float32).reshape(-1), points.astype(np.float32).reshape(-1), slack, reach, task.scale, rtol,
+        *forest.arrays[task.number], planes.flat, planes.window(block), offset, middle, tolerance, tree.complete, allowed,
+        states.reshape(-1), room,
     )  # fmt: skip
     return states, spent

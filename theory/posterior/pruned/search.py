@@ -31,10 +31,12 @@ FAR = 1e30  # a cost beyond all
 SEEDS = 4  # leaves summed before the walk, for a first idea of the sum
 ENOUGH = 30.0  # bits below the best that a first idea may leave out
 MOST = 1000.0  # bits that are not beyond float64
+SUMS = 7.0  # rounding of a sum of `STEP` squares in float32, in its last digits: 1.4 times the largest found, on photographs and noise
 SPARE = 0.5  # of what is left of the budget, the share that one leaf may use
 # Nanoseconds, as measured: a box, a coordinate in a leaf, a pixel compared, a candidate, a pixel copied, a candidate of a leaf summed
-# as a whole.
+# as a whole; and a pixel and a candidate compared in float32.
 NODE, KEY, NUMBER, HIT, FETCH, WHOLE = 60.0, 0.15, 0.3, 40.0, 1.0, 2.0
+SINGLE_NUMBER, SINGLE_HIT = 0.08, 12.0
 
 TOP, SUM, SQUARE, LEFT, DONE, FLOOR, VALUES = (_U(i) for i in range(7))  # columns of a query's state
 
@@ -251,6 +253,84 @@ def _whole(states, s, count, scale, cut, leaf, mass, near, width, weights, squar
     return WHOLE * width
 
 
+@_fast
+def _part_single(keys, i, queries, o, n):
+    total = np.float32(0)
+    for j in range(n):
+        d = queries[o + j] - keys[i + j]
+        total += d * d
+    return total
+
+
+@_plain
+def _distance_single(keys, i, queries, o, size):
+    """Squared distance of two rows in float32, but for the sum of its parts."""
+    total = 0.0
+    for first in range(_U(0), size, _U(STEP)):
+        total += np.float64(_part_single(keys, i + first, queries, o + first, min(_U(STEP), size - first)))
+    return total
+
+
+@_fast
+def _factors(distances, top, scale, n):
+    """Overwrite distances by weights relative to the smallest cost."""
+    for i in range(n):
+        distances[i] = np.float64(exp2(np.float32(min(top - scale * distances[i], 0.0))))
+
+
+@_plain
+def _leaf_single(
+    states, s, count, queries, o, size, slack, scale, cut, leaf, mass, near, dims, width, starts, weights, squares, images, height, run,
+    stride, middle, keys, known, chosen, distances,
+):  # fmt: skip
+    """`_leaf` in float32, with all sums that are as good in it; ``middle`` is where in a window its value begins."""
+    threshold = np.float32(_squared(cut, slack, scale, dims)) if cut < FAR else np.float32(OUTSIDE / 2)
+    base = leaf * width
+    beyond = mass
+    spent = KEY * dims * width
+    found = _within(near, threshold, width, chosen)
+    low = FAR
+    for i in range(found):
+        j = _U(chosen[i])
+        beyond -= weights[base + j]
+        if not known[j]:
+            _fetch(keys, j * size, images, _U(starts[base + j]), height, run, stride)
+            known[j] = True
+            spent += FETCH * size
+        distances[i] = _distance_single(keys, j * size, queries, o, size)
+        low = min(low, distances[i])
+    if found > _U(0):
+        spent += (SINGLE_HIT + SINGLE_NUMBER * size + count) * found
+        if scale * low < states[s + TOP]:
+            _lower(states, s, scale * low, count)
+        _factors(distances, states[s + TOP], scale, found)
+        total, square = 0.0, 0.0
+        for i in range(found):
+            j = _U(chosen[i])
+            square += squares[base + j] * (distances[i] * distances[i])
+            distances[i] *= weights[base + j]
+            total += distances[i]
+        states[s + SUM] += total
+        states[s + SQUARE] += square
+        for i in range(found if count > _U(0) else _U(0)):
+            value = _U(chosen[i]) * size + middle
+            for v in range(count):
+                states[s + VALUES + v] += distances[i] * np.float64(keys[value + v])
+    nearest = _nearest(near, threshold, width, np.float32(FAR))
+    if beyond > 0.0 and nearest < np.float32(OUTSIDE / 2):
+        states[s + LEFT] += beyond * exp2(states[s + TOP] - _cost(nearest, slack, scale, dims))
+    return spent
+
+
+@_plain
+def _rounding(cost, scale, reach, size):
+    """Bound on the rounding error of a cost in float32, in nats: of its sums, and of rounding the pixels of the noisy image.
+
+    The errors of parts are independent, and so are those of single pixels.
+    """
+    return UNIT * np.log(2.0) * (SUMS * cost / np.sqrt(np.ceil(size / STEP)) + 2.0 * np.sqrt(cost * scale) * reach)
+
+
 @_plain
 def _first(near, width):
     """Number of the smallest."""
@@ -273,28 +353,33 @@ def rooms(queries: int, size: int, nodes: int, width: int) -> tuple[np.ndarray, 
     keys = np.zeros(width * size, np.float32)
     stack, levels = np.empty(2 * depth + 4, np.int64), np.empty(2 * depth + 4, np.int64)
     active, counts, direct = np.empty((depth + 2) * queries, np.int64), np.empty(depth + 2, np.int64), np.empty(queries, np.bool_)
-    return near, chosen, known, keys, stack, levels, active, counts, direct, np.empty(MIDDLE * width, np.float32), np.empty(width)
+    single, shares, distances = np.empty(queries, np.bool_), np.empty(width), np.empty(width)
+    return near, chosen, known, keys, stack, levels, active, counts, direct, single, np.empty(MIDDLE * width, np.float32), shares, distances
 
 
 @_plain
 def search(
-    queries, points, slack, scale, rtol, low, high, mass, coords, starts, weights, squares, images, shape, offset, tolerance, allowed,
-    states, rooms,
+    queries, singles, points, slack, reach, scale, rtol, low, high, mass, coords, starts, weights, squares, images, shape, offset, middle,
+    tolerance, complete, allowed, states, rooms,
 ):  # fmt: skip
     """Sums of all queries over the candidates of a tree.
 
     Args:
         queries: Windows of noisy images over alpha, ``(Q, d)``, float64, filled up with zeros to a multiple of `ALIGN`. This array
             and all others are flat.
+        singles: The same in float32.
         points: Their coordinates ``(Q, dims)``, float32.
         slack: How much rounding may move a distance of coordinates, ``(Q,)``.
+        reach: At least the largest difference of a number of a query and of a candidate, ``(Q,)``.
         scale: Cost of a unit of squared distance, ``(Q,)``.
         rtol: Share of the sum that may be left out.
         low, high, mass, coords, starts, weights, squares: As in `theory.posterior.pruned.index.Tree`.
         images: Training images, flat, float32.
         shape: Rows of a window, numbers in each, numbers from one to the next.
-        offset: Where the value of a candidate begins, from the beginning of its window.
-        tolerance: Error that a cost may have from the rounding of coordinates to be used as it is, where these are all of a candidate.
+        offset: Where the value of a candidate begins, from the beginning of its window in the images.
+        middle: The same in a window that was copied out of them.
+        tolerance: Error that a cost may have from rounding to float32.
+        complete: Whether coordinates are all of a candidate.
         allowed: Work allowed, in nanoseconds; the walk ends when it is used up.
         states: ``(Q, 6 + v)``, float64, zeros. Columns `TOP` to `LEFT`, then the weighted values from `VALUES` on.
         rooms: As `rooms` gives them.
@@ -307,8 +392,8 @@ def search(
     leaves = (len(mass) + 1) // 2
     width, count = _U(len(starts) // leaves), columns - _U(VALUES)
     height, run, stride = _U(shape[0]), _U(shape[1]), _U(shape[2])
-    offset = _U(offset)
-    near, chosen, known, keys, stack, levels, active, counts, direct, values, shares = rooms
+    offset, middle = _U(offset), _U(middle)
+    near, chosen, known, keys, stack, levels, active, counts, direct, single, values, shares, distances = rooms
     spent = 0.0
     for q in range(total):  # sums over the nearest leaves, of which only their size is kept
         s, p, o = _U(q) * columns, _U(q) * dims, _U(q) * size
@@ -338,15 +423,23 @@ def search(
                 _fetch(keys, best * size, images, _U(starts[leaf * width + best]), height, run, stride)
                 known[best] = True
                 states[s + TOP] = scale[q] * _exact(keys, best * size, queries, o, size, FAR)
+                single[q] = _rounding(states[s + TOP] + 2 * ENOUGH, scale[q], reach[q], size) <= tolerance
+            if single[q]:
+                spent += _leaf_single(
+                    states, s, _U(0), singles, o, size, slack[q], scale[q], states[s + TOP] + ENOUGH, leaf, mass[node], near, dims, width,
+                    starts, weights, squares, images, height, run, stride, middle, keys, known, chosen, distances,
+                )  # fmt: skip
+                seen += 1
+                continue
             spent += _leaf(
                 states, s, _U(0), queries, o, size, slack[q], scale[q], states[s + TOP] + ENOUGH, leaf, mass[node], near, dims, width,
                 starts, weights, squares, images, height, run, stride, offset, keys, known, chosen,
             )  # fmt: skip
             seen += 1
-        states[s + FLOOR] = states[s + SUM]
+        states[s + FLOOR] = states[s + SUM] * (1.0 - 2.0 * tolerance)
         states[s + SUM] = states[s + SQUARE] = states[s + LEFT] = 0.0
         active[q] = q
-        direct[q] = count <= MIDDLE and np.sqrt((states[s + TOP] + 2 * ENOUGH) * scale[q]) * slack[q] <= tolerance
+        direct[q] = complete and count <= MIDDLE and np.sqrt((states[s + TOP] + 2 * ENOUGH) * scale[q]) * slack[q] <= tolerance
         if spent > allowed:
             return spent
     counts[0] = total
@@ -394,6 +487,12 @@ def search(
                     listed = True
                 spent += KEY * dims * width
                 spent += _whole(states, s, count, scale[q], cut, leaf, mass[node], near, width, weights, squares, values, shares)
+                continue
+            if single[q]:
+                spent += _leaf_single(
+                    states, s, count, singles, _U(q) * size, size, slack[q], scale[q], cut, leaf, mass[node], near, dims, width, starts,
+                    weights, squares, images, height, run, stride, middle, keys, known, chosen, distances,
+                )  # fmt: skip
                 continue
             spent += _leaf(
                 states, s, count, queries, _U(q) * size, size, slack[q], scale[q], cut, leaf, mass[node], near, dims, width, starts,
