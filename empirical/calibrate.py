@@ -40,6 +40,7 @@ def calibrate(
     criterion: str = "cosine",
     label: int | None = None,
     seed: int = 0,
+    rtol: float = 0.0,
     progress: Progress | None = None,
 ) -> tuple[PatchSchedule, dict]:
     """The patch size per noise level that best matches a network.
@@ -54,6 +55,7 @@ def calibrate(
         criterion: ``"cosine"`` (largest) or ``"mse"`` (smallest).
         label: Class to condition both on.
         seed: Seed of images and noise.
+        rtol: Share of a posterior's weight that the machines may leave out, as in `AnalyticDenoiser`; each size has an index.
         progress: Where to show it.
 
     Returns:
@@ -68,7 +70,7 @@ def calibrate(
     if not sizes or levels < 1 or draws < 1:
         raise InputError(f"{len(sizes)} sizes, {levels} levels, {draws} draws", "at least one of each", "correct the options")
     shown = data.select(label)
-    machines = {size: EquivariantLocal(data, network.schedule, patch_size=size, border=border) for size in sorted(set(sizes))}
+    machines = {size: EquivariantLocal(data, network.schedule, patch_size=size, border=border, rtol=rtol) for size in sorted(set(sizes))}
     task = progress.add_task("calibrating", total=levels * len(machines)) if progress else None
     chosen, records = [], []
     for t in ((i + 0.5) / levels for i in range(levels)):
@@ -86,7 +88,8 @@ def calibrate(
         alpha, sigma = (float(c) for c in network.schedule(t))
         chosen.append(best)
         records.append({"t": t, "ratio": sigma / alpha, "best": best, "sizes": {str(size): values for size, values in found.items()}})
-    return PatchSchedule.of(chosen), {"criterion": criterion, "border": border, "draws": draws, "seed": seed, "levels": records}
+    options = {"criterion": criterion, "border": border, "draws": draws, "seed": seed, "rtol": rtol}
+    return PatchSchedule.of(chosen), {**options, "levels": records}
 
 
 def table(report: dict) -> Table:
@@ -116,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--draws", type=int, default=64, help="noisy images per level")
     p.add_argument("--criterion", default="cosine", help=f"what decides: {', '.join(CRITERIA)}")
     p.add_argument("--label", type=int, help="condition both on this class")
+    p.add_argument("--rtol", type=float, default=0.0, help="share of a posterior's weight that may be left out; 0 for exact sums")
     p.add_argument("--seed", type=int, default=0, help="seed of images and noise")
     p.add_argument("--out", type=Path, required=True, help="JSON file to write")
     return p
@@ -145,7 +149,7 @@ def _run(a: argparse.Namespace) -> int:
     data = load(a.dataset)
     network = open_model(a.network, data)
     border = a.border or getattr(getattr(network, "module", None), "padding", "zeros")
-    options = {"levels": a.levels, "draws": a.draws, "criterion": a.criterion, "label": a.label, "seed": a.seed}
+    options = {"levels": a.levels, "draws": a.draws, "criterion": a.criterion, "label": a.label, "seed": a.seed, "rtol": a.rtol}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         schedule, report = calibrate(
             network, data, a.sizes or default_sizes(network, data, border), border=border, **options, progress=progress

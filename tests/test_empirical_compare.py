@@ -107,6 +107,18 @@ def test_calibration_finds_the_patch_a_model_uses(criterion):
         assert level["sizes"][str(size)]["cosine"]["value"] == pytest.approx(1) and level["sizes"][str(size)]["mse"]["value"] == 0
 
 
+def test_calibration_that_leaves_candidates_out_finds_the_same():
+    data = load("photos:count=100,size=12")
+    network = EquivariantLocal(data, patch_size=5)
+    options = {"levels": 3, "draws": 2, "border": "zeros"}
+    (exact, told), (found, about) = (calibrate(network, data, [3, 5], **options, rtol=rtol) for rtol in (0.0, 1e-4))
+    assert found == exact
+    assert (told["rtol"], about["rtol"]) == (0.0, 1e-4)
+    for a, b in zip(told["levels"], about["levels"], strict=True):
+        for size in ("3", "5"):
+            assert b["sizes"][size]["cosine"]["value"] == pytest.approx(a["sizes"][size]["cosine"]["value"], abs=1e-3)
+
+
 def test_published_schedules_are_readable_by_name_and_own_ones_from_a_file(tmp_path):
     assert len(published()) == 10 and patch_schedule("MNIST_ResNet_zeros")(0.0) == (3, 3)
     assert all(len(s.sizes) == 20 for s in published().values())
