@@ -7,8 +7,6 @@ itself and in the order of its tree: the result does not depend on the batch or 
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from theory.posterior.pruned import search
-from theory.posterior.pruned.index import Planes, Tree, coordinates
+from theory.posterior.pruned.index import Planes, Tree, coordinates, pool
 from theory.posterior.pruned.meetings import Meetings
 from theory.posterior.state import State
 from theory.types import Coefficients, Images, TrainingImages
@@ -88,7 +86,7 @@ def sum_pruned(x: Images, alpha: Coefficients, sigma: Coefficients, forest: Fore
     noisy, tasks = _tasks(x, alpha, sigma, forest, step=1)
     states = np.zeros((sum(len(task.places) for task in tasks), int(search.VALUES) + forest.values))
     walk = partial(_walk, noisy=noisy, forest=forest, rtol=rtol / INFLATED)
-    with _threads() as threads:
+    with pool() as threads:
         for task, (found, _) in zip(tasks, threads.map(walk, tasks), strict=True):
             states[task.places] = found
     columns = torch.from_numpy(states.T.copy())[:, None]
@@ -115,17 +113,8 @@ def affordable(x: Images, alpha: Coefficients, sigma: Coefficients, forest: Fore
                 left -= _walk(task, noisy, forest, rtol / INFLATED, left)[1]
         return left >= 0
 
-    with _threads() as threads:
+    with pool() as threads:
         return torch.tensor(list(threads.map(fits, range(len(x)))))
-
-
-@contextmanager
-def _threads():
-    threads = ThreadPoolExecutor(torch.get_num_threads())
-    try:
-        yield threads
-    finally:
-        threads.shutdown(cancel_futures=True)  # an interrupted run does not finish its queue first
 
 
 def _tasks(x: Images, alpha: Tensor, sigma: Tensor, forest: Forest, step: int) -> tuple[Planes, list[_Task]]:

@@ -10,6 +10,9 @@ the coordinates of every node; a leaf keeps those of its candidates side by side
 """
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -112,17 +115,27 @@ class Planes:
         return out
 
 
-def build(images: TrainingImages, weights: Tensor, meetings: Meetings, progress=iter) -> list[Tree]:
-    """The tree of each class.
+def build(images: TrainingImages, weights: Tensor, meetings: Meetings) -> list[Tree]:
+    """The tree of each class, built side by side.
 
     Args:
         images: Training images ``(N, C, H, W)``, float32.
         weights: Weight of each, positive, float64.
         meetings: Which windows meet.
-        progress: Wraps the sequence of classes, to show how far it is.
     """
     planes = Planes.of(images, meetings.border)
-    return [_tree(planes, weights.numpy(), block) for _, block in progress(meetings.blocks)]
+    with pool() as threads:
+        return list(threads.map(lambda meeting: _tree(planes, weights.numpy(), meeting[1]), meetings.blocks))
+
+
+@contextmanager
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has."""
+    threads = ThreadPoolExecutor(torch.get_num_threads())
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)  # an interrupted run does not finish its queue first
 
 
 def _tree(planes: Planes, image_weights: np.ndarray, block: Block) -> Tree:
