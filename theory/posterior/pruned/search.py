@@ -15,7 +15,7 @@ Whatever the bounds, ``left <= rtol S`` at the end.
 import numpy as np
 from numba import njit
 
-from theory.posterior.windows.kernel import exp2
+from theory.posterior.exponential import exp2
 
 # Nothing here makes an array, not even a view: without numba's counting of references, whose atomic operations took a quarter of the time.
 _fast = njit(fastmath={"contract", "reassoc", "nsz", "nnan", "ninf"}, nogil=True, error_model="numpy", cache=True, _nrt=False)

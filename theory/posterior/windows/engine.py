@@ -12,6 +12,7 @@ exceeds `TOLERANCE` are computed again in float64.
 import math
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from threading import local
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ from torch import Tensor
 from theory.centred import Centred
 from theory.posterior.state import State
 from theory.posterior.windows import kernel
+from theory.posterior.windows.lanes import LANES
 from theory.posterior.windows.layout import Layout
 from theory.types import Coefficients, Images, TrainingImages
 
-PIECE = 2**26  # pairs of windows summed by one thread at a time
+PIECE = 4e6  # nanoseconds of work for one thread at a time
 NUMBERS = 2**22  # pixels of training images that it reads at a time
 TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is
 SUMS, PIXELS = 6.0, 1.0  # see `_rounding`
@@ -47,7 +49,7 @@ def sum_windows(x: Images, alpha: Coefficients, sigma: Coefficients, images: Tra
     if not bool(present.all()):
         images, log_weights = images[present], log_weights[present]
     if len(images) == 0:
-        return State.empty(1, len(x) * layout.partners.numel(), images.shape[1], images.device)
+        return State.empty(1, len(x) * math.prod(layout.shape), images.shape[1], images.device)
     threads = ThreadPoolExecutor(torch.get_num_threads())
     try:
         state = _run(threads, x, alpha, sigma, images, log_weights, layout, images.dtype)
@@ -55,7 +57,7 @@ def sum_windows(x: Images, alpha: Coefficients, sigma: Coefficients, images: Tra
             rough = (_rounding(x, alpha, sigma, images, state.max.reshape(len(x), -1)) > TOLERANCE).nonzero()[:, 0]
             if len(rough):
                 again = _run(threads, x[rough], alpha[rough], sigma[rough], images, log_weights, layout, torch.float64)
-                pixels = layout.partners.numel()
+                pixels = math.prod(layout.shape)
                 state.put((rough[:, None] * pixels + torch.arange(pixels)).flatten(), again)
     finally:
         threads.shutdown(cancel_futures=True)  # an interrupted run does not finish its queue first
@@ -63,21 +65,29 @@ def sum_windows(x: Images, alpha: Coefficients, sigma: Coefficients, images: Tra
 
 
 def _run(threads, x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, log_weights: Tensor, layout, dtype) -> State:
-    """All pieces of the training images against each noisy image, merged in their order."""
-    most = min(PIECE // layout.pairs, NUMBERS // math.prod(images.shape[1:]))
-    step = max(1, most // kernel.LANES) * kernel.LANES
+    """All pieces of the training images, merged in their order; some noisy images at a time."""
+    most = int(min(PIECE / layout.cost, NUMBERS / math.prod(images.shape[1:])))
+    step = max(1, most // LANES) * LANES
+    batch = max(1, int(PIECE / (layout.cost * min(step, len(images)))))
     costs = (-log_weights.double() / math.log(2)).to(dtype).split(step)
     scales = math.sqrt(math.log2(math.e) / 2) / sigma
     queries = (_bordered(x, layout) * scales[:, None, None, None]).to(dtype).contiguous()
+    factors = (-alpha * scales).to(dtype)
     cut = math.log2(len(images) * float(layout.partners.max())) - math.log2(torch.finfo(dtype).eps / 4)
+
+    kept = local()  # working memory of each thread
 
     def piece(task: tuple[int, int]) -> State:
         b, i = task
-        return _piece(queries[b], float(alpha[b] * scales[b]), images[i * step : (i + 1) * step].to(dtype), costs[i], layout, cut)
+        if not hasattr(kept, "rooms"):
+            kept.rooms = kernel.rooms(queries.numpy().dtype, queries.shape[1], layout.shape, layout.window)
+        part = images[i * step : (i + 1) * step].to(dtype).contiguous()
+        return _piece(queries[b : b + batch], factors[b : b + batch], part, costs[i], layout, cut, kept.rooms)
 
-    parts = threads.map(piece, [(b, i) for b in range(len(x)) for i in range(len(costs))])
+    firsts = range(0, len(x), batch)
+    parts = threads.map(piece, [(b, i) for b in firsts for i in range(len(costs))])
     states = []
-    for _ in range(len(x)):
+    for _ in firsts:
         state = next(parts)
         for part in islice(parts, len(costs) - 1):
             state = state.merge(part)
@@ -86,17 +96,17 @@ def _run(threads, x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImage
     return State(*(torch.cat(field, 1) for field in fields))
 
 
-def _piece(query: Tensor, scale: float, images: Tensor, costs: Tensor, layout: Layout, cut: float) -> State:
-    images = images.contiguous().numpy()
-    kind = images.dtype.type
-    best = np.empty(layout.partners.shape, images.dtype)
-    sums = np.empty((2 + images.shape[1], *best.shape), np.float64)
+def _piece(queries: Tensor, factors: Tensor, images: Tensor, costs: Tensor, layout: Layout, cut: float, rooms) -> State:
+    kind, count, channels = queries.numpy().dtype, len(queries), queries.shape[1]
+    best = np.empty((count, *layout.shape))
+    sums = np.empty((count, 2 + channels, *layout.shape))
     kernel.sum_windows(
-        query.numpy(), images, costs.numpy(), kind(scale), layout.key_rows, layout.key_cols, layout.groups, layout.entries,
-        layout.window, layout.wrapped, kind(cut), kind(kernel.EMPTY), best, sums,
+        queries.numpy(), kernel.side_by_side(images.numpy(), layout.wrapped), tuple(range(channels)), costs.numpy(), factors.numpy(),
+        layout.rows, layout.cols, layout.window, layout.wrapped, kind.type(cut), kind.type(kernel.EMPTY), best, sums,
+        rooms,
     )  # fmt: skip
-    best, sums = torch.from_numpy(best).double(), torch.from_numpy(sums).flatten(1)
-    return State(-math.log(2) * best.reshape(1, -1), sums[None, 0], sums[None, 1], (sums[2:].T / scale)[None])
+    best, sums = torch.from_numpy(best).reshape(1, -1), torch.from_numpy(sums).flatten(2).transpose(1, 2).flatten(0, 1)
+    return State(-math.log(2) * best, sums[None, :, 0], sums[None, :, 1], sums[None, :, 2:])
 
 
 def _bordered(x: Images, layout: Layout) -> Float[Tensor, "B C Y X"]:

@@ -1,412 +1,390 @@
-r"""The compiled inner loops: distances between windows by box sums, their exponentials, and sums.
+"""The compiled inner loops: distances between windows by box sums, their exponentials, and sums.
 
 For one shift between a noisy and a training image, the squared distances of *all* pairs of windows
-are box sums of one plane of squared differences of pixels, whose cost does not grow with the window.
-A box of any width is put together from boxes of widths 1, 2, 4, ..., each the sum of two of half
-the width: additions of positive numbers only, so that the rounding error of a distance is relative
-to the distance, however it is small beside the images. (A running sum would subtract, and drift.)
+are box sums of one plane of squared differences of pixels, along rows and then along columns. A box of
+``k = 4 a + b`` numbers is ``a`` sums of four and ``b`` numbers more: additions of positive numbers only, so that the rounding
+error of a distance is relative to the distance, however it is small beside the images. (A running sum would subtract, and drift.)
+
+Sixteen training images are met at once, side by side in the lanes of a register (`lanes`): rows of pixels are rows of such vectors,
+loops have no remainders, and no number ever moves from lane to lane. Each lane has sums of its own, which are added up in the end.
+
+Reading is cheap and writing what does not stay in the nearest cache is not. Rows are therefore taken through all stages one by one, the
+last ones being kept in rings of a few rows, and `SHIFTS` shifts meet the sums at once.
 
 Logits are kept in base 2 and with the sign turned: ``cost = log2(e) |q - alpha k|^2 / 2 sigma^2 - log2 w``.
-
-Planes are flat arrays and loops run over them with unsigned indices, without which the compiler
-allows for negative ones and does not vectorise.
 """
 
-import numpy as np
-from numba import njit, types
-from numba.core.errors import TypingError
-from numba.extending import intrinsic, overload
+from collections import namedtuple
 
-LANES = 4  # training images that meet a shift of the noisy image at once
-APART = 48  # numbers between planes, whose size is often a multiple of a page: these would share lines of the cache
-NARROW = 4  # columns that only their border needs are dropped from sums when they are more than one in so many
-BLOCK = 128  # queries whose exponentials are skipped or computed together
+import numpy as np
+from numba import njit
+
+from theory.posterior.exponential import exp2
+from theory.posterior.windows.lanes import LANES, after, any_below, fma, load, number, pointer, put, single, smaller, splat, store
+
+SHIFTS = 4  # row shifts that meet the sums at once
+APART = 16 * 3  # numbers between planes, whose size is often a multiple of a page: these would share lines of the cache
+TERMS = 2**12  # weights of a pixel and lane that are added in the precision of the work, at most
+SLACK = 8.0  # bits that a cost may lie below the best known of its pixel and lane before sums are rescaled
 EMPTY = 1e30  # the cost of no candidate at all
 _U = np.uintp
-_FAST = {"contract", "reassoc", "nsz", "nnan", "ninf"}  # no infinities and no NaN come in
-_fast = njit(fastmath=_FAST, nogil=True, error_model="numpy", cache=True)
-_plain = njit(nogil=True, error_model="numpy", cache=True)
+_L, _ONE, _TWO, _THREE, _FOUR = _U(LANES), _U(1), _U(2), _U(3), _U(4)
+# Arrays are made in Python: without numba's counting of references, functions are quicker to call.
+_plain = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)
+_inline = njit(nogil=True, error_model="numpy", cache=True, _nrt=False, forceinline=True)
+
+# Pixels of a noisy image, or of sixteen training images: rows, pixels from row to row, numbers from channel to channel, and what they are
+# multiplied with.
+Image = namedtuple("Image", "pixels height stride plane factor")
+Keys = namedtuple("Keys", "pixels height stride plane")  # the same of all training images, as an array
+Axis = namedtuple("Axis", "shift first last begin end")  # pixels with a partner, and those of their windows that lie inside
+Window = namedtuple("Window", "height width wrapped")
+Limits = namedtuple("Limits", "zero far cut slack")  # the same in all lanes
+Sums = namedtuple("Sums", "best sums plane width")  # of all pixels and lanes; numbers from field to field; pixels of a row
+Room = namedtuple("Room", "distances row sums ring fours kept")
 
 
-@intrinsic
-def _bits(context, x):
-    """The bits of a float as an integer of the same width."""
-    kinds = {types.float32: types.int32, types.float64: types.int64}
-    if x not in kinds:
-        raise TypingError(f"no bits of {x}")
-    integer = kinds[x]
-    return integer(x), lambda c, builder, signature, values: builder.bitcast(values[0], c.get_value_type(integer))
+@_inline
+def _fill(out, value, n):
+    for x in range(n):
+        store(out, x * _L, value)
 
 
-@intrinsic
-def _float(context, x):
-    """The float that has these bits."""
-    kinds = {types.int32: types.float32, types.int64: types.float64}
-    if x not in kinds:
-        raise TypingError(f"no float of {x}")
-    real = kinds[x]
-    return real(x), lambda c, builder, signature, values: builder.bitcast(values[0], c.get_value_type(real))
+@_inline
+def _copy(out, a, n):
+    for x in range(n):
+        store(out, x * _L, load(a, x * _L))
 
 
-def _taylor(terms: int, kind: type) -> tuple:
-    """Coefficients of ``2^f = sum_i (f ln 2)^i / i!``, enough for ``|f| <= 1/2`` at the precision."""
-    factorial, coefficients = 1.0, []
-    for i in range(terms):
-        factorial *= max(i, 1)
-        coefficients.append(kind(np.log(2.0) ** i / factorial))
-    return tuple(coefficients)
-
-
-_A0, _A1, _A2, _A3, _A4, _A5, _A6 = _taylor(7, np.float32)
-_B0, _B1, _B2, _B3, _B4, _B5, _B6, _B7, _B8, _B9, _B10, _B11, _B12 = _taylor(13, np.float64)
-_ROUND32, _ROUND64 = np.float32(1.5 * 2**23), np.float64(1.5 * 2**52)  # adding this rounds to an integer, kept in the low bits
-_LOW32, _LOW64 = np.float32(-120.0), np.float64(-1000.0)
-
-
-def exp2(x):
-    """``2^x`` for x <= 0, floored at 2^-120 (float32) or 2^-1000: no denormal number is ever made."""
-    raise NotImplementedError
-
-
-@overload(exp2, jit_options={"fastmath": {"contract", "nnan"}})
-def _exp2(x):
-    if x == types.float32:
-
-        def single(x):
-            x = max(x, _LOW32)
-            shifted = x + _ROUND32
-            f = x - (shifted - _ROUND32)
-            p = _A0 + f * (_A1 + f * (_A2 + f * (_A3 + f * (_A4 + f * (_A5 + f * _A6)))))
-            return _float(np.int32(_bits(p) + (_bits(shifted) << 23)))  # integers are promoted to 64 bits
-
-        return single
-
-    def double(x):
-        x = max(x, _LOW64)
-        shifted = x + _ROUND64
-        f = x - (shifted - _ROUND64)
-        high = _B7 + f * (_B8 + f * (_B9 + f * (_B10 + f * (_B11 + f * _B12))))
-        p = _B0 + f * (_B1 + f * (_B2 + f * (_B3 + f * (_B4 + f * (_B5 + f * (_B6 + f * high))))))
-        return _float(_bits(p) + (_bits(shifted) << 52))
-
-    return double
-
-
-# ---------------------------------------------------------------------- planes
-
-
-@_fast
-def _copy(out, o, a, i, n):
-    for j in range(n):
-        out[o + j] = a[i + j]
-
-
-@_fast
-def _fours(out, o, a, i, step, n):
-    for j in range(n):
-        out[o + j] = (a[i + j] + a[i + step + j]) + (a[i + step + step + j] + a[i + step + step + step + j])
-
-
-@_fast
-def _threes(out, a, step, n):
-    for j in range(n):
-        out[j] = a[j] + a[step + j] + a[step + step + j]
-
-
-@_fast
-def _add(out, a, i, n):
-    for j in range(n):
-        out[j] += a[i + j]
-
-
-@_fast
-def _add_twos(out, a, i, step, n):
-    for j in range(n):
-        out[j] += a[i + j] + a[i + step + j]
-
-
-@_fast
-def _square_first(out, q, i, keys, k, n):
-    for j in range(n):
-        d = q[i + j] - keys[k + j]
-        out[j] = d * d
-
-
-@_fast
-def _square_more(out, q, i, keys, k, n):
-    for j in range(n):
-        d = q[i + j] - keys[k + j]
-        out[j] += d * d
-
-
-@_fast
-def _square_three(out, q, i, qs, keys, k, ks, n):
-    for j in range(n):
-        a = q[i + j] - keys[k + j]
-        b = q[i + qs + j] - keys[k + ks + j]
-        c = q[i + qs + qs + j] - keys[k + ks + ks + j]
-        out[j] = a * a + b * b + c * c
+@_inline
+def _difference(query, query_plane, keys, key_plane, factor, channels, x):
+    """Squared difference of pixel ``x`` of a row and of one of the training images times ``factor``, summed over channels."""
+    a = fma(load(keys, x * _L), factor, splat(number(query, x)))
+    total = a * a
+    for c in range(_ONE, _U(len(channels))):
+        a = fma(load(keys, c * key_plane + x * _L), factor, splat(number(query, c * query_plane + x)))
+        total = fma(a, a, total)
+    return total
 
 
 @_plain
-def _squares(out, q, i, qs, keys, k, ks, channels, n):
-    """Squared differences of pixels, summed over channels."""
-    if channels == 3:
-        _square_three(out, q, i, qs, keys, k, ks, n)
+def _differences(out, fours, query, query_plane, keys, key_plane, factor, channels, n):
+    """Differences of ``n`` pixels of a row, and the sums of four neighbours, ``n - 3``."""
+    if n < _FOUR:
+        for x in range(n):
+            store(out, x * _L, _difference(query, query_plane, keys, key_plane, factor, channels, x))
         return
-    _square_first(out, q, i, keys, k, n)
-    for c in range(1, channels):
-        _square_more(out, q, i + _U(c) * qs, keys, k + _U(c) * ks, n)
+    last = _difference(query, query_plane, keys, key_plane, factor, channels, _U(0))
+    store(out, _U(0), last)
+    older = pair = last  # of no use before the fourth
+    for x in range(_ONE, _THREE):
+        new = _difference(query, query_plane, keys, key_plane, factor, channels, x)
+        store(out, x * _L, new)
+        older, pair, last = pair, last + new, new
+    for x in range(_THREE, n):
+        new = _difference(query, query_plane, keys, key_plane, factor, channels, x)
+        store(out, x * _L, new)
+        latest = last + new
+        store(fours, (x - _THREE) * _L, older + latest)
+        older, pair, last = pair, latest, new
 
 
 @_plain
-def _box(out, work, size, n, step, k):
-    """``out[j] = sum_{i < k} work[j + i * step]`` for ``j < n``, ``k`` odd.
+def _fours(out, a, step, n):
+    """``out[x] = a[x] + ... + a[x + 3 step]``, in vectors."""
+    for x in range(n):
+        i = x * _L
+        store(out, i, (load(a, i) + load(a, i + step)) + (load(a, i + _TWO * step) + load(a, i + _THREE * step)))
 
-    Sums of 4 and 16 terms are made first, in the second and third part of ``work``, each ``size`` numbers long;
-    then ``k = 16 a + 4 b + c`` is put together.
-    """
-    one, three, four, sixteen = _U(1), _U(3), _U(4), _U(16)
-    ones, fours, sixteens = k % four, (k % sixteen) // four, k // sixteen
-    if k >= four:
-        _fours(work, size, work, _U(0), step, n + (k - four) * step)
-    if k >= sixteen:
-        _fours(work, size + size, work, size, four * step, n + (k - sixteen) * step)
-    if ones == three:
-        _threes(out, work, step, n)
+
+@_plain
+def _combine(out, a, b, c, ones, fours, step, count, n):
+    """``ones`` (one or three) of the rows ``a``, ``b``, ``c``, and ``count`` rows of sums of four, ``step`` apart."""
+    if ones == _ONE:
+        if count == _ONE:
+            for x in range(n):
+                store(out, x * _L, load(a, x * _L) + load(fours, x * _L))
+        elif count == _TWO:
+            for x in range(n):
+                store(out, x * _L, load(a, x * _L) + (load(fours, x * _L) + load(fours, x * _L + step)))
+        elif count == _FOUR:
+            for x in range(n):
+                i = x * _L
+                first, second = load(fours, i) + load(fours, i + step), load(fours, i + _TWO * step) + load(fours, i + _THREE * step)
+                store(out, i, load(a, i) + (first + second))
+        else:
+            for x in range(n):
+                total = load(a, x * _L)
+                for i in range(count):
+                    total = total + load(fours, x * _L + i * step)
+                store(out, x * _L, total)
+    elif count == _U(0):
+        for x in range(n):
+            store(out, x * _L, (load(a, x * _L) + load(b, x * _L)) + load(c, x * _L))
     else:
-        _copy(out, _U(0), work, _U(0), n)
-    i = ones * step + size
-    if fours == one:
-        _add(out, work, i, n)
-    elif fours >= _U(2):
-        _add_twos(out, work, i, four * step, n)
-    if fours == three:
-        _add(out, work, i + (four + four) * step, n)
-    i += fours * four * step + size
-    for _ in range(sixteens):
-        _add(out, work, i, n)
-        i += sixteen * step
+        for x in range(n):
+            total = (load(a, x * _L) + load(b, x * _L)) + load(c, x * _L)
+            for i in range(count):
+                total = total + load(fours, x * _L + i * step)
+            store(out, x * _L, total)
 
 
-# ---------------------------------------------------------------------- exponentials
+@_inline
+def _along(out, row, fours, k, n):
+    """Sums of ``k`` neighbours in a row of ``n + k - 1`` vectors, of which the sums of four are known."""
+    count = k // _FOUR
+    rest = after(row, count * _FOUR * _L)
+    _combine(out, rest, after(rest, _L), after(rest, _TWO * _L), k % _FOUR, fours, _FOUR * _L, count, n)
 
 
-@_fast
-def _gain(costs, i, plane, best, n, c0, c1, c2, c3, cut):
-    """How far some cost lies below the best of its query so far plus ``cut``, at most, and at least 0; as bits.
+@_inline
+def _down(out, rows, fours, r, k, n):
+    """Sums over the rows ``r - k + 1`` to ``r``, from a ring of the last four rows and one of their sums of four.
 
-    Bits of positive numbers are ordered as the numbers are, and a largest integer is found four times faster.
+    Row ``i`` lies at place ``i mod 4``, and the sum of the four rows from ``i`` on at ``i mod 4 a``: the ``a`` sums that are needed are all
+    those at places of one remainder.
     """
-    gain = _bits(cut - cut)
-    second, third, fourth = i + plane, i + plane + plane, i + plane + plane + plane
-    for j in range(n):
-        low = min(min(costs[i + j] + c0, costs[second + j] + c1), min(costs[third + j] + c2, costs[fourth + j] + c3))
-        gain = max(gain, _bits(max(best[i + j] - low + cut, cut - cut)))
-    return gain
+    pitch = n * _L
+    count = k // _FOUR
+    if count > _U(0) and r >= _THREE:
+        _fours(after(fours, (r - _THREE) % (count * _FOUR) * pitch), rows, pitch, n)
+    if r + _ONE >= k:
+        newest = after(rows, r % _FOUR * pitch)
+        second, third = after(rows, (r + _THREE) % _FOUR * pitch), after(rows, (r + _TWO) % _FOUR * pitch)
+        first = after(fours, (r + _ONE - k) % _FOUR * pitch)
+        _combine(out, newest, second, third, k % _FOUR, first, _FOUR * pitch, count, n)
 
 
-@_fast
-def _improve(costs, i, plane, best, factor, n, c0, c1, c2, c3):
-    """Lower the best costs to those of this block; ``factor`` rescales what was summed so far."""
-    second, third, fourth = i + plane, i + plane + plane, i + plane + plane + plane
-    for j in range(n):
-        low = min(min(costs[i + j] + c0, costs[second + j] + c1), min(costs[third + j] + c2, costs[fourth + j] + c3))
-        low = min(low, best[i + j])
-        factor[j] = exp2(low - best[i + j])
-        best[i + j] = low
+@_inline
+def _row_of_differences(row, fours, query, keys, channels, y, source, cols, k, wrapped, zero):
+    """Squared differences of the pixels that windows of row ``y`` reach, ``k // 2`` to both sides, and sums of four neighbours.
 
-
-@_fast
-def _scale(sums, i, factor, n):
-    for j in range(n):
-        sums[i + j] *= factor[j]
-
-
-@_fast
-def _exponentials(costs, i, plane, best, sums, n, c0, c1, c2, c3):
-    """Overwrite costs by weights relative to the best; add the weights and their squares."""
-    second, third, fourth = i + plane, i + plane + plane, i + plane + plane + plane
-    for j in range(n):
-        top = best[i + j]
-        a = exp2(top - c0 - costs[i + j])
-        b = exp2(top - c1 - costs[second + j])
-        c = exp2(top - c2 - costs[third + j])
-        d = exp2(top - c3 - costs[fourth + j])
-        costs[i + j] = a
-        costs[second + j] = b
-        costs[third + j] = c
-        costs[fourth + j] = d
-        sums[i + j] += (a + b) + (c + d)
-        sums[second + j] += (a * a + b * b) + (c * c + d * d)
-
-
-@_fast
-def _weigh(out, o, weights, i, plane, values, v, step, n):
-    """Add the values of four images, weighted."""
-    second, third, fourth = i + plane, i + plane + plane, i + plane + plane + plane
-    for j in range(n):
-        out[o + j] += (weights[i + j] * values[v + j] + weights[second + j] * values[v + step + j]) + (
-            weights[third + j] * values[v + step + step + j] + weights[fourth + j] * values[v + step + step + step + j]
-        )
+    Beyond the image they are those of its other side (``wrapped``), or zero.
+    """
+    before, inner = _U(cols.begin - cols.first) + k // _TWO, _U(cols.end - cols.begin)
+    total = _U(cols.last - cols.first) + k - _ONE
+    q = after(query.pixels, y * query.stride + _U(cols.begin) + k // _TWO)
+    key = after(keys.pixels, (source * keys.stride + _U(cols.begin + cols.shift)) * _L)
+    _differences(after(row, before * _L), after(fours, before * _L), q, query.plane, key, keys.plane, keys.factor, channels, inner)
+    if inner == total:
+        return
+    for i in range(before):
+        x = before - _ONE - i
+        store(row, x * _L, load(row, (x + inner) * _L) if wrapped else zero)
+    for x in range(before + inner, total):
+        store(row, x * _L, load(row, (x - inner) * _L) if wrapped else zero)
+    if k > _THREE:
+        known = before + max(inner, _THREE) - _THREE
+        _fours(fours, row, _L, before)
+        _fours(after(fours, known * _L), after(row, known * _L), _L, total - _THREE - known)
 
 
 @_plain
-def _accumulate(costs, plane, first, last, best, sums, values, v, step, channel_step, channels, offsets, factor, cut):
-    """Costs of four images against the queries ``first`` to ``last``: update the best costs and the sums.
-
-    Blocks of queries all of whose weights are below ``2^-cut`` of their largest are left out.
-    """
-    c0, c1, c2, c3 = offsets[0], offsets[1], offsets[2], offsets[3]
-    i = first
-    while i < last:
-        n = min(_U(BLOCK), last - i)
-        gain = _gain(costs, i, plane, best, n, c0, c1, c2, c3, cut)
-        if gain > _bits(cut - cut):
-            if gain > _bits(cut):
-                _improve(costs, i, plane, best, factor, n, c0, c1, c2, c3)
-                _scale(sums, i, factor, n)
-                _scale(sums, i + plane, factor, n)
-                _scale(sums, i + plane, factor, n)
-                for c in range(channels):
-                    _scale(sums, i + (_U(2) + _U(c)) * plane, factor, n)
-            _exponentials(costs, i, plane, best, sums, n, c0, c1, c2, c3)
-            for c in range(channels):
-                _weigh(sums, i + (_U(2) + _U(c)) * plane, costs, i, plane, values, v + i + _U(c) * channel_step, step, n)
-        i += n
-
-
-# ---------------------------------------------------------------------- one noisy image
+def _distances(out, query, keys, channels, rows, cols, window, zero, room):
+    """Costs of one shift, without weights, of all pixels in ``rows`` and ``cols``."""
+    n, kh, wrapped = _U(cols.last - cols.first), window.height, window.wrapped
+    pitch = n * _L
+    for r in range(_U(rows.last - rows.first) + kh - _ONE):
+        y = rows.first - np.int64(kh // _TWO) + np.int64(r)
+        place = after(room.ring, r % _FOUR * pitch)
+        if wrapped and r >= _U(query.height):
+            _copy(place, after(room.kept, r % _U(query.height) * pitch), n)
+        elif not wrapped and (y < rows.begin or y >= rows.end):
+            _fill(place, zero, n)
+        else:
+            source = _U((y + rows.shift) % keys.height)
+            _row_of_differences(room.row, room.sums, query, keys, channels, r + _U(rows.first), source, cols, window.width, wrapped, zero)
+            _along(place, room.row, room.sums, window.width, n)
+            if wrapped and r + _ONE < kh:
+                _copy(after(room.kept, r * pitch), place, n)
+        _down(after(out, (r + _ONE - kh) * pitch), room.ring, room.fours, r, kh, n)
 
 
 @_plain
-def _gather(out, images, first, rows, cols, scale):
-    """Four images with a border: ``out[l, c, y, x] = scale images[first + l, c, rows[y], cols[x]]``, 0 where an index is -1."""
-    count, channels = images.shape[0], images.shape[1]
-    i = 0
-    for lane in range(LANES):
-        n = min(first + lane, count - 1)
+def _accumulate(a, b, c, d, offset, best, sums, plane, va, vb, vc, vd, value_plane, channels, cut, slack, n):
+    """Costs of four shifts of sixteen images against the pixels of a row: update the best costs and the sums.
+
+    Pixels all of whose weights are below ``2^-cut`` of the largest so far in their lane are left out.
+    """
+    for x in range(n):
+        i = x * _L
+        ca, cb, cc, cd = load(a, i), load(b, i), load(c, i), load(d, i)
+        old = load(best, i)
+        top = old - offset
+        low = smaller(smaller(ca, cb), smaller(cc, cd))
+        if any_below(low, top + cut):
+            if any_below(low + slack, top):
+                new = smaller(low + offset, old)
+                store(best, i, new)
+                top = new - offset
+                factor = exp2(new - old)
+                store(sums, i, load(sums, i) * factor)
+                store(sums, plane + i, load(sums, plane + i) * (factor * factor))
+                for v in range(_TWO, _TWO + _U(len(channels))):
+                    store(sums, v * plane + i, load(sums, v * plane + i) * factor)
+            wa, wb, wc, wd = exp2(top - ca), exp2(top - cb), exp2(top - cc), exp2(top - cd)
+            store(sums, i, load(sums, i) + ((wa + wb) + (wc + wd)))
+            store(sums, plane + i, fma(wa, wa, fma(wb, wb, fma(wc, wc, fma(wd, wd, load(sums, plane + i))))))
+            for v in range(_U(len(channels))):
+                s, j = (_TWO + v) * plane + i, v * value_plane + i
+                upper = fma(wa, load(va, j), fma(wb, load(vb, j), load(sums, s)))
+                store(sums, s, fma(wc, load(vc, j), fma(wd, load(vd, j), upper)))
+
+
+def rooms(kind: np.dtype, channels: int, shape: tuple[int, int], window: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Working memory of `sum_windows`, which may serve one call at a time."""
+    (height, width), (high, wide) = shape, window
+    pitch, plane = width * LANES, height * width * LANES + APART
+    line = (width + wide - 1) * LANES
+    sizes = (SHIFTS * plane, line, line, 4 * pitch, high // 4 * 4 * pitch, min(high, height) * pitch, plane, (2 + channels) * plane)
+    return tuple(aligned(size, kind) for size in sizes)
+
+
+def side_by_side(images: np.ndarray, wrapped: bool) -> Keys:
+    """Training images ``(N, C, H, W)`` in blocks of sixteen; if wrapped, the first columns of each row are repeated after the last."""
+    count, channels, height, width = images.shape
+    stride = 2 * width - 1 if wrapped else width
+    plane = height * stride * LANES + APART
+    pixels = aligned(-(-count // LANES) * channels * plane, images.dtype)
+    _interleave(pixels, images, np.uintp(stride), np.uintp(plane))
+    return Keys(pixels, height, np.uintp(stride), np.uintp(plane))
+
+
+def aligned(size: int, kind: np.dtype) -> np.ndarray:
+    """Room that begins with a line of the cache, so that no vector lies on two."""
+    room = np.empty(size + 64, kind)
+    return room[(-room.ctypes.data % 64) // room.itemsize :][:size]
+
+
+@_plain
+def _restart(best, b, state, channels):
+    """Sums of all lanes are 0, relative to the best cost of each pixel."""
+    zero = splat(single(0.0, state.best))
+    for y in range(best.shape[1]):
+        for x in range(best.shape[2]):
+            i = _U(y * best.shape[2] + x) * _L
+            store(state.best, i, splat(single(best[b, y, x], state.best)))
+            for v in range(_TWO + _U(len(channels))):
+                store(state.sums, v * state.plane + i, zero)
+
+
+@_plain
+def _flush(best, sums, b, state, channels):
+    """Add the sums of all lanes to those of their pixels, in float64 and in their order."""
+    for y in range(best.shape[1]):
+        for x in range(best.shape[2]):
+            i = _U(y * best.shape[2] + x) * _L
+            low = best[b, y, x]
+            for lane in range(_L):
+                low = min(low, np.float64(number(state.best, i + lane)))
+            factor = exp2(low - best[b, y, x])
+            best[b, y, x] = low
+            for v in range(_TWO + _U(len(channels))):
+                sums[b, v, y, x] *= factor * factor if v == _ONE else factor
+            for lane in range(_L):
+                factor = exp2(low - np.float64(number(state.best, i + lane)))
+                for v in range(_TWO + _U(len(channels))):
+                    share = factor * factor if v == _ONE else factor
+                    sums[b, v, y, x] += share * np.float64(number(state.sums, v * state.plane + i + lane))
+
+
+@_plain
+def _meet(query, keys, channels, rows, first, last, cols, window, offset, limits, state, room):
+    """Sums of sixteen images, over the row shifts from ``first`` to ``last``, at most `SHIFTS`, and one column shift."""
+    n = _U(cols.last - cols.first)
+    pitch, plane = n * _L, state.plane
+    y0, y1 = rows[first, 1], rows[first, 2]
+    for i in range(first + 1, last):
+        y0, y1 = min(y0, rows[i, 1]), max(y1, rows[i, 2])
+    for i in range(first, first + SHIFTS):
+        out = after(room.distances, _U(i - first) * plane)
+        if i >= last:
+            _fill(out, limits.far, _U(y1 - y0) * n)
+            continue
+        axis = Axis(rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3], rows[i, 4])
+        _fill(out, limits.far, _U(axis.first - y0) * n)
+        _distances(after(out, _U(axis.first - y0) * pitch), query, keys, channels, axis, cols, window, limits.zero, room)
+        _fill(after(out, _U(axis.last - y0) * pitch), limits.far, _U(y1 - axis.last) * n)
+    a, b, c, d = rows[first, 0], rows[min(first + 1, last - 1), 0], rows[min(first + 2, last - 1), 0], rows[min(first + 3, last - 1), 0]
+    values = after(keys.pixels, _U(cols.first + cols.shift) * _L)
+    height, stride = keys.height, keys.stride * _L
+    for y in range(y0, y1):
+        costs, pixel = after(room.distances, _U(y - y0) * pitch), _U(y) * state.width + _U(cols.first)
+        _accumulate(
+            costs, after(costs, plane), after(costs, _TWO * plane), after(costs, _THREE * plane),
+            offset, after(state.best, pixel * _L), after(state.sums, pixel * _L), plane,
+            after(values, _U((y + a) % height) * stride), after(values, _U((y + b) % height) * stride),
+            after(values, _U((y + c) % height) * stride), after(values, _U((y + d) % height) * stride),
+            keys.plane, channels, limits.cut, limits.slack, n,
+        )  # fmt: skip
+
+
+@_plain
+def _interleave(out, images, stride, plane):
+    """What is missing in the last block repeats the last image."""
+    count, channels, height, width = images.shape
+    p = pointer(out)
+    for first in range(0, count, LANES):
         for c in range(channels):
-            for y in range(len(rows)):
-                for x in range(len(cols)):
-                    out[i] = scale * images[n, c, rows[y], cols[x]] if rows[y] >= 0 and cols[x] >= 0 else scale - scale
-                    i += 1
+            for y in range(height):
+                row = after(p, (_U(first // LANES * channels) + _U(c)) * plane + _U(y) * stride * _L)
+                for lane in range(LANES):
+                    n = min(first + lane, count - 1)
+                    for x in range(width):
+                        put(row, _U(x) * _L + _U(lane), images[n, c, y, x])
+                for x in range(_U(width), stride):
+                    store(row, x * _L, load(row, (x - _U(width)) * _L))
 
 
 @_plain
-def _columns(out, o, a, row, rows, stride, first, width):
-    """Columns ``first`` to ``first + width`` of the rows from ``row`` on, as one flat array that begins at ``o``."""
-    for r in range(_U(rows)):
-        _copy(out, _U(o) + r * _U(width), a, (_U(row) + r) * _U(stride) + _U(first), _U(width))
-
-
-@_plain
-def _restore(out, row, packed, i, rows, stride, first, width, pitch):
-    """The inverse of `_columns`, of the first ``width`` of ``pitch`` columns."""
-    for r in range(_U(rows)):
-        _copy(out, (_U(row) + r) * _U(stride) + _U(first), packed, _U(i) + r * _U(pitch), _U(width))
-
-
-@_plain
-def sum_windows(query, images, costs, scale, rows, cols, groups, entries, window, wrapped, cut, empty, best, sums):
-    """Sums over all windows of some training images, for each pixel of one noisy image.
+def sum_windows(queries, keys, channels, costs, factors, rows, cols, window, wrapped, cut, empty, best, sums, rooms):
+    """Sums over all windows of some training images, for each pixel of some noisy images.
 
     Args:
-        query: The noisy image, scaled, with its border: ``(C, H + kh - 1, W + kw - 1)``.
-        images: Training images ``(N, C, H', W')`` of the same dtype, which is the precision of the work.
-        costs: What each image's weight adds to its costs, ``-log2 w``, with shape ``(N,)``.
-        scale: Times a pixel of a training image, this is comparable with ``query``.
-        rows, cols: Row and column of the training image at each of the image with its border; -1 is outside.
-        groups: Shifts of equal column offset: ``(offset, x0, x1, first entry, last entry)``.
-        entries: Row offset and rows ``(offset, y0, y1)`` of each shift: pixel ``(y, x)`` of the noisy image, for ``y0 <= y < y1``
-            and ``x0 <= x < x1``, is compared with the pixel whose window begins at row ``y`` + offset and column ``x`` + offset.
+        queries: Noisy images, scaled, with their border: ``(B, C, H + kh - 1, W + kw - 1)``.
+        keys: Training images, as `side_by_side` gives them, of the same dtype, which is the precision of the work.
+        channels: As many numbers as the images have channels: a constant for the compiler, which unrolls loops.
+        costs: What each training image's weight adds to its costs, ``-log2 w``, with shape ``(N,)``.
+        factors: Minus this times a pixel of a training image is comparable with those of each query, ``(B,)``.
+        rows: Row shifts ``(shift, first, last, begin, end)``: pixel ``(y, x)`` of the noisy image, for ``first <= y < last``, is compared
+            with pixel ``y + shift``; the rows of their windows from ``begin`` to ``end`` lie inside the images.
+        cols: Column shifts, likewise; all row shifts meet all column shifts.
         window: Height and width of the window.
-        wrapped: Whether rows of the noisy image and of every shift wrap around, so that one period is enough.
+        wrapped: Whether windows and shifts of both images wrap around.
         cut: Weights below ``2^-cut`` of the largest are left out.
         empty: `EMPTY`, in the precision of the work.
-        best: Smallest cost of each pixel, ``(H, W)``; overwritten.
-        sums: Sum of weights, of their squares and of weighted values, ``(2 + C, H, W)``, float64; overwritten.
+        best: About the smallest cost of each pixel, to `SLACK` bits, ``(B, H, W)``, float64; overwritten.
+        sums: Sum of weights, of their squares and of weighted values, ``(B, 2 + C, H, W)``, float64; overwritten.
+        rooms: As `rooms` gives them.
     """
-    kind = query.dtype
-    count, channels = images.shape[0], images.shape[1]
-    high, wide = window
-    height, width = best.shape
-    zero = scale - scale
-    extended_rows, extended_cols = len(rows), len(cols)
-    query_rows, query_cols = query.shape[1], query.shape[2]
-    pitch = width + wide - 1
-    size = query_rows * pitch + APART
-    plane = height * pitch + APART
-    key_size = extended_rows * pitch + APART
-    keys = np.zeros(LANES * channels * extended_rows * extended_cols + pitch, kind)
-    key_planes, values = np.zeros(LANES * channels * key_size, kind), np.zeros(LANES * channels * key_size, kind)
-    query, query_planes = query.reshape(-1), np.empty(channels * size, kind)
-    squares, strips, wide_strips = np.empty(3 * size, kind), np.empty(3 * size, kind), np.empty(size, kind)
-    planes = np.empty(LANES * plane, kind)
-    packed_best, packed_sums = np.empty(plane, kind), np.empty((2 + channels) * plane, kind)
-    block_best, block_sums = np.empty(height * width + pitch, kind), np.empty((2 + channels) * height * width + pitch, kind)
-    factor, offsets = np.empty(BLOCK, kind), np.empty(LANES, kind)
-    best[:] = empty
+    count, height, width = len(costs), best.shape[1], best.shape[2]
+    room = Room(pointer(rooms[0]), pointer(rooms[1]), pointer(rooms[2]), pointer(rooms[3]), pointer(rooms[4]), pointer(rooms[5]))
+    state = Sums(pointer(rooms[6]), pointer(rooms[7]), _U(height * width) * _L + _U(APART), _U(width))
+    limits = Limits(splat(empty - empty), splat(empty), splat(cut), splat(single(SLACK, room.row)))
+    shape = Window(_U(window[0]), _U(window[1]), wrapped)
+    query_plane = _U(queries.shape[2] * queries.shape[3])
+    most = rows.shape[0] * cols.shape[0]
+    best[:] = EMPTY
     sums[:] = 0.0
-    kh, kw = _U(high), _U(wide)
-    for first in range(0, count, LANES):
-        _gather(keys, images, first, rows, cols, scale)
-        for lane in range(LANES):
-            offsets[lane] = costs[first + lane] if first + lane < count else empty
-        block_best[:] = zero
-        block_best[: height * width] = best.reshape(-1)
-        block_sums[:] = zero
-        for g in range(groups.shape[0]):
-            dx, x0, x1, first_entry, last_entry = groups[g]
-            w = x1 - x0
-            p = w + wide - 1
-            short = w if (wide - 1) * NARROW > p else p
-            for i in range(LANES * channels):
-                _columns(key_planes, i * key_size, keys, i * extended_rows, extended_rows, extended_cols, x0 + dx, p)
-                _columns(values, i * key_size, keys, i * extended_rows, extended_rows, extended_cols, x0 + dx + wide // 2, short)
-            for c in range(channels):
-                _columns(query_planes, c * size, query, c * query_rows, query_rows, query_cols, x0, p)
-            _columns(packed_best, 0, block_best, 0, height, width, x0, short)
-            for i in range(2 + channels):
-                _columns(packed_sums, i * plane, block_sums, i * height, height, width, x0, short)
-            for e in range(first_entry, last_entry):
-                dy, y0, y1 = entries[e]
-                skip = high // 2 if wrapped else 0
-                n_rows = y1 - y0 if wrapped else y1 - y0 + high - 1
-                n = _U((y1 - y0) * short)
-                for lane in range(LANES):
-                    k = _U(lane * channels * key_size + (y0 + dy + skip) * p)
-                    _squares(squares, query_planes, _U((y0 + skip) * p), _U(size), key_planes, k, _U(key_size), channels, _U(n_rows * p))
-                    if short == p:
-                        _box(strips[skip * p :], squares, _U(size), _U(n_rows * p - wide + 1), _U(1), kw)
-                    else:
-                        _box(wide_strips, squares, _U(size), _U(n_rows * p - wide + 1), _U(1), kw)
-                        _columns(strips, skip * w, wide_strips, 0, n_rows, p, 0, w)
-                    if wrapped:
-                        for r in range(skip):
-                            _copy(strips, _U((skip - 1 - r) * short), strips, _U((skip - 1 - r + n_rows) * short), _U(short))
-                            _copy(strips, _U((skip + n_rows + r) * short), strips, _U((skip + r) * short), _U(short))
-                    _box(planes[lane * plane + y0 * short :], strips, _U(size), n, _U(short), kh)
-                v = _U((dy + high // 2) * short)
-                _accumulate(
-                    planes, _U(plane), _U(y0 * short), _U(y0 * short) + n, packed_best, packed_sums, values, v,
-                    _U(channels * key_size), _U(key_size), channels, offsets, factor, cut,
-                )  # fmt: skip
-            _restore(block_best, 0, packed_best, 0, height, width, x0, w, short)
-            for i in range(2 + channels):
-                _restore(block_sums, i * height, packed_sums, i * plane, height, width, x0, w, short)
-        _flush(best, sums, block_best, block_sums)
-
-
-@_plain
-def _flush(best, sums, block_best, block_sums):
-    """Add the sums of a block, relative to its best costs, to those of all blocks, in float64."""
-    height, width = best.shape
-    for y in range(height):
-        for x in range(width):
-            low = block_best[y * width + x]
-            factor = 2.0 ** max(np.float64(low) - np.float64(best[y, x]), -1000.0)
-            best[y, x] = low
-            for c in range(sums.shape[0]):
-                scale = factor * factor if c == 1 else factor
-                sums[c, y, x] = sums[c, y, x] * scale + block_sums[(c * height + y) * width + x]
+    for b in range(len(factors)):
+        factor = splat(factors[b])
+        pixels = after(pointer(queries), _U(b * len(channels)) * query_plane)
+        query = Image(pixels, height, _U(queries.shape[3]), query_plane, factor)
+        terms = 0
+        for block in range(0, count, LANES):
+            if terms == 0:
+                _restart(best, b, state, channels)
+            for lane in range(LANES):
+                put(room.row, _U(lane), costs[block + lane] if block + lane < count else empty)
+            offset = load(room.row, _U(0))
+            pixels = after(pointer(keys.pixels), _U(block // LANES * len(channels)) * keys.plane)
+            images = Image(pixels, keys.height, keys.stride, keys.plane, factor)
+            for g in range(cols.shape[0]):
+                axis = Axis(cols[g, 0], cols[g, 1], cols[g, 2], cols[g, 3], cols[g, 4])
+                for first in range(0, rows.shape[0], SHIFTS):
+                    last = min(first + SHIFTS, rows.shape[0])
+                    _meet(query, images, channels, rows, first, last, axis, shape, offset, limits, state, room)
+            terms += most
+            if terms + most > TERMS or block + LANES >= count:
+                _flush(best, sums, b, state, channels)
+                terms = 0
