@@ -13,9 +13,10 @@ from theory.data import ImageSet, load
 from theory.errors import InputError
 from theory.machines import EquivariantLocal, Ideal, Local
 from theory.patches import border_classes
+from theory.posterior import lanes
 from theory.posterior.exponential import exp2
-from theory.posterior.windows import engine, kernel, lanes, layout
-from theory.posterior.windows.lanes import LANES
+from theory.posterior.lanes import LANES
+from theory.posterior.windows import engine, kernel, layout
 
 SIZES = [(1, 1), (3, 3), (3, 5), (7, 1), (9, 9), (13, 13)]  # of images with 5 x 6 pixels: some windows wrap more than once
 

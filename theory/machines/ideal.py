@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from theory.centred import reading
+from theory.centred import Centred, reading
 from theory.machines.base import AnalyticDenoiser, Problem, whole_image
 from theory.patches import Size
 from theory.posterior import Keys, KeySource
@@ -47,7 +47,17 @@ class Ideal(AnalyticDenoiser):
             return Keys(part, part, log_weights[None, start:stop])
 
         yield Problem(
-            source=KeySource(read, items=len(images), groups=1, rows=1, dim=dim, value_dim=dim, squares=squares, reading=reading(images)),
+            source=KeySource(
+                read,
+                len(images),
+                groups=1,
+                rows=1,
+                dim=dim,
+                value_dim=dim,
+                squares=squares,
+                reading=reading(images),
+                kept=not isinstance(images, Centred),
+            ),  # fmt: skip
             queries=lambda x: x.flatten(1)[None],
             repeat=1,
             place=partial(whole_image, shape=images.shape[1:]),

@@ -44,6 +44,7 @@ class KeySource:
         value_dim: Numbers in a value, v.
         squares: Squared norms of all keys ``(G, K)``, float64, where they are kept.
         reading: Numbers that are read for each item besides its keys: those of an image on disk.
+        kept: Whether keys and values that are read are views of what is kept anyway, and take no room.
     """
 
     read: Callable[[int, int], Keys]
@@ -54,6 +55,7 @@ class KeySource:
     value_dim: int
     squares: PerQuery | None = None
     reading: int = 0
+    kept: bool = False
 
     @property
     def numbers(self) -> int:
@@ -77,7 +79,7 @@ def stored(source: KeySource) -> KeySource:
         )
     )
     read = lambda start, stop: Keys(*(x[:, start:stop] for x in padded))  # noqa: E731
-    return KeySource(read, count, source.groups, 1, source.dim, source.value_dim, squared_norms(padded.keys))
+    return KeySource(read, count, source.groups, 1, source.dim, source.value_dim, squared_norms(padded.keys), kept=True)
 
 
 def squared_norms(keys: KeyRows) -> PerQuery:

@@ -26,15 +26,19 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from theory.posterior import thin
 from theory.posterior.source import KeySource, items_within, squared_norms
 from theory.posterior.state import State
 from theory.types import Coefficients, Float, PerQuery, Queries
 
 TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is; the typical error is ten times smaller
 SAFETY = 4.0  # above the largest error found, 3.6 units of `_rounding`, on photographs with patches of 3 to 31 pixels
+SAFE = 2.7  # the same for keys of `WIDE` numbers and more, on whole photographs and noise: 2.4 units
 FLOOR = -60.0  # smallest exponent relative to the maximum
 CROWDED = 1 / 64  # share of candidate pairs above which a float64 product beats direct differences
 FEW = 16  # values of a key that are laid out anew for a product
+WIDE = 512  # numbers of a key from which on queries are not met in tiles, where keys are kept anyway
+DOUBLED = 2**22  # numbers of keys copied to float64 at a time
 RETRY = 8  # key chunks between two attempts to screen a crowded tile
 TILE = {"cpu": 2**21, "cuda": 2**26}  # pairs in flight: what a CPU's caches hold, what fills a GPU
 
@@ -66,6 +70,11 @@ def _chunks(source: KeySource, count: int, memory: int, device: torch.device) ->
     """Pieces of the keys (start, stop) and the number of queries that meet them at a time."""
     numbers = memory / 8  # in float64, to leave room for a float64 product
     pairs = min(TILE.get(device.type, TILE["cuda"]), numbers / 8)  # a tile, its copies and its mask
+    if source.kept and source.dim >= WIDE:  # each reading of such keys costs more than the pairs: let all queries meet them at once
+        items = int(max(1, min(source.items / RETRY, numbers / 8 / (source.groups * source.rows * count))))
+        for start in range(0, source.items, items):
+            yield start, min(start + items, source.items), count
+        return
     keys = max(2048, pairs / (source.groups * count)) * source.groups  # few queries meet more keys at a time
     wanted = keys * (source.dim + source.value_dim + 1)
     items = items_within(source, min(wanted, numbers / 6))  # keys, their copies and the patches they come from
@@ -88,8 +97,16 @@ class _Chunk:
         self.radius = float(self.squares.max()) ** 0.5
 
     @cached_property
-    def exact(self) -> Float[Tensor, "G K d"]:
-        return self.keys.double()
+    def exact(self) -> Float[Tensor, "G K d"] | None:
+        """All keys in float64, where these are few enough to be kept."""
+        return self.keys.double() if self.keys.numel() <= DOUBLED else None
+
+    def doubles(self) -> Iterator[tuple[slice, Float[Tensor, "G k d"]]]:
+        """All keys in float64, in pieces."""
+        step = max(1, DOUBLED // self.keys[:, :1].numel()) if self.exact is None else self.keys.shape[1]
+        for start in range(0, self.keys.shape[1], step):
+            piece = slice(start, start + step)
+            yield piece, self.keys[:, piece].double() if self.exact is None else self.exact
 
     @cached_property
     def columns(self) -> Float[Tensor, "G v K"]:
@@ -164,14 +181,15 @@ class _Tile:
 
     def _exact(self, rows: Tensor | None) -> Tensor:
         """Float64 logits of some queries against all keys, by a float64 product."""
-        return self._logits(self.chunk.exact, rows)
+        parts = [self._logits(keys, rows, piece) for piece, keys in self.chunk.doubles()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _logits(self, keys: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits by a product, in the precision of the keys."""
+    def _logits(self, keys: Tensor, rows: Tensor | None = None, piece: slice = slice(None)) -> Tensor:
+        """Logits of a piece of the chunk by a product, in the precision of the keys."""
         queries, offsets = (x if rows is None else x[:, rows] for x in (self.scaled, self.offsets))
-        logits = _product(queries.to(keys), keys)
+        logits = _inner(queries.to(keys), keys)
         with _full_precision():
-            return logits.baddbmm_(offsets.to(keys), self.chunk.offsets.to(keys).mT)
+            return logits.baddbmm_(offsets.to(keys), self.chunk.offsets[:, piece].to(keys).mT)
 
     def _direct(self, rows: Tensor, keys: Tensor, near: Tensor) -> Tensor:
         """Float64 logits of candidate pairs of some queries and keys by direct differences; ``-inf`` elsewhere."""
@@ -199,11 +217,12 @@ class _Tile:
     def _rounding(self) -> PerQuery:
         """Bound on the rounding error of a logit from a product in the precision of the keys.
 
-        ``SAFETY u (2 |a q| |k| + |a k|^2) / sigma^2``, with ``u`` the unit roundoff. A strict bound grows
+        ``safety u (2 |a q| |k| + |a k|^2) / sigma^2``, with ``u`` the unit roundoff. A strict bound grows
         with the length of the sum; errors of single terms are independent and products are summed in
         blocks, so that a constant holds in practice. It is measured, not proven.
         """
-        unit = SAFETY * torch.finfo(self.chunk.keys.dtype).eps / 2
+        safety = SAFETY if self.queries.shape[-1] < WIDE else SAFE
+        unit = safety * torch.finfo(self.chunk.keys.dtype).eps / 2
         reach = self.alpha * self.chunk.radius
         return unit * reach * (2 * self.queries.square().sum(-1).sqrt() + reach) / self.sigma**2
 
@@ -212,6 +231,13 @@ class _Tile:
         active = active.any(0)
         rows = active.nonzero()[:, 0]
         return None if not always and len(rows) > 0.75 * len(active) else rows
+
+
+def _inner(queries: Tensor, keys: Tensor) -> Tensor:
+    """Inner products of all queries with all keys of their group."""
+    if len(keys) == 1 and thin.suits(queries.shape[1], keys[0]):
+        return thin.inner(queries[0], keys[0])[None]
+    return _product(queries, keys)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ TOLERANCE = 4e-4  # bound on the error of a cost in float32 that is used as it i
 INFLATED = 1.001  # covers the rounding of the bounds themselves
 TASK = 2e5  # nanoseconds that each tree takes besides the walk
 UNEQUAL = 2.0**-60, 2.0**-900  # smallest share of the weight for sums in float32, and at all: exponentials end at 2^-120 and 2^-1000
-PROBE = 4  # each so manieth row and column of pixels tells beforehand what a noisy image will cost
+# Each so manieth row and column of pixels tells beforehand what a noisy image will cost; they may cost so many times their share.
+PROBES = (16, 2.0), (6, 1.0)
+WHOLE = ((4, 1.0),)  # the same of a posterior over whole images
 
 
 @dataclass(frozen=True)
@@ -97,24 +99,26 @@ def sum_pruned(x: Images, alpha: Coefficients, sigma: Coefficients, forest: Fore
 def affordable(x: Images, alpha: Coefficients, sigma: Coefficients, forest: Forest, rtol: float, nanoseconds: float) -> Tensor:
     """Whether each noisy image is likely to cost less than so many nanoseconds on one core, with shape ``(B,)``.
 
-    Some of its pixels are walked, as long as they cost less than their share: the answer takes a sixteenth of the time at most. Work is
-    counted, not measured, and the answer the same each time. Never affordable where weights are so unequal that the smallest are lost.
+    A few of its pixels are walked, and then some more, as long as they cost less than their share: the answer takes a thirty-sixth of the
+    time at most, and far less where skipping is out of the question. Work is counted, not measured, and the answer the same each time.
+    Never affordable where weights are so unequal that the smallest are lost.
     """
     if min(forest.lightest) < UNEQUAL[1]:
         return torch.zeros(len(x), dtype=torch.bool)
+    pixels = sum(math.prod(query.shape) for query, _ in forest.meetings.blocks)
 
-    def fits(b: int) -> bool:
-        noisy, tasks = _tasks(x[b : b + 1], alpha[b : b + 1], sigma[b : b + 1], forest, step=PROBE)
-        pixels = sum(math.prod(query.shape) for query, _ in forest.meetings.blocks)
-        share = min(sum(len(task.places) for task in tasks) / pixels, PROBE**-2)  # of a posterior over whole images, all is walked
-        left = (nanoseconds - TASK * len(forest.trees)) * share
+    def fits(b: int, step: int, slack: float) -> bool:
+        noisy, tasks = _tasks(x[b : b + 1], alpha[b : b + 1], sigma[b : b + 1], forest, step)
+        share = min(sum(len(task.places) for task in tasks) / pixels, step**-2)  # of a posterior over whole images, all is walked
+        left = slack * (nanoseconds - TASK * len(forest.trees)) * share
         for task in tasks:
             if left >= 0:
                 left -= _walk(task, noisy, forest, rtol / INFLATED, left)[1]
         return left >= 0
 
+    probes = WHOLE if forest.meetings.whole else PROBES
     with pool() as threads:
-        return torch.tensor(list(threads.map(fits, range(len(x)))))
+        return torch.tensor(list(threads.map(lambda b: all(fits(b, *probe) for probe in probes), range(len(x)))))
 
 
 def _tasks(x: Images, alpha: Tensor, sigma: Tensor, forest: Forest, step: int) -> tuple[Planes, list[_Task]]:

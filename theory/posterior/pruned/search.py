@@ -35,8 +35,8 @@ SUMS = 7.0  # rounding of a sum of `STEP` squares in float32, in its last digits
 SPARE = 0.5  # of what is left of the budget, the share that one leaf may use
 # Nanoseconds, as measured: a box, a coordinate in a leaf, a pixel compared, a candidate, a pixel copied, a candidate of a leaf summed
 # as a whole; and a pixel and a candidate compared in float32.
-NODE, KEY, NUMBER, HIT, FETCH, WHOLE = 60.0, 0.15, 0.3, 40.0, 1.0, 2.0
-SINGLE_NUMBER, SINGLE_HIT = 0.08, 12.0
+NODE, KEY, NUMBER, HIT, FETCH, WHOLE = 45.0, 0.11, 0.22, 30.0, 0.75, 1.5
+SINGLE_NUMBER, SINGLE_HIT = 0.06, 9.0
 
 TOP, SUM, SQUARE, LEFT, DONE, FLOOR, VALUES = (_U(i) for i in range(7))  # columns of a query's state
 

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from theory.centred import Centred
+from theory.posterior.lanes import LANES
 from theory.posterior.state import State
 from theory.posterior.windows import kernel
-from theory.posterior.windows.lanes import LANES
 from theory.posterior.windows.layout import Layout
 from theory.types import Coefficients, Images, TrainingImages
 

@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from theory.posterior.exponential import exp2
-from theory.posterior.windows.lanes import LANES, after, any_below, fma, load, number, pointer, put, single, smaller, splat, store
+from theory.posterior.lanes import LANES, after, aligned, any_below, fma, load, number, pointer, put, single, smaller, splat, store
 
 SHIFTS = 4  # row shifts that meet the sums at once
 APART = 16 * 3  # numbers between planes, whose size is often a multiple of a page: these would share lines of the cache
@@ -248,12 +248,6 @@ def side_by_side(images: np.ndarray, wrapped: bool) -> Keys:
     pixels = aligned(-(-count // LANES) * channels * plane, images.dtype)
     _interleave(pixels, images, np.uintp(stride), np.uintp(plane))
     return Keys(pixels, height, np.uintp(stride), np.uintp(plane))
-
-
-def aligned(size: int, kind: np.dtype) -> np.ndarray:
-    """Room that begins with a line of the cache, so that no vector lies on two."""
-    room = np.empty(size + 64, kind)
-    return room[(-room.ctypes.data % 64) // room.itemsize :][:size]
 
 
 @_plain

@@ -6,6 +6,7 @@ runs for all. Such values are loaded from and stored to pointers, which are quic
 
 import operator
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
@@ -15,6 +16,12 @@ from theory.posterior.exponential import DOUBLE, LOW32, LOW64, ROUND32, ROUND64,
 
 LANES = 16
 _FLAGS = ("contract", "nnan", "ninf", "nsz")  # no infinities and no NaN come in; nothing is reordered
+
+
+def aligned(size: int, kind: np.dtype) -> np.ndarray:
+    """Room that begins with a line of the cache, so that no vector lies on two."""
+    room = np.empty(size + 64, kind)
+    return room[(-room.ctypes.data % 64) // room.itemsize :][:size]
 
 
 class Lanes(types.Type):
