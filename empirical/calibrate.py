@@ -70,22 +70,23 @@ def calibrate(
     if not sizes or levels < 1 or draws < 1:
         raise InputError(f"{len(sizes)} sizes, {levels} levels, {draws} draws", "at least one of each", "correct the options")
     shown = data.select(label)
-    machines = {size: EquivariantLocal(data, network.schedule, patch_size=size, border=border, rtol=rtol) for size in sorted(set(sizes))}
-    task = progress.add_task("calibrating", total=levels * len(machines)) if progress else None
+    sizes = sorted(set(sizes))
+    machine = EquivariantLocal(data, network.schedule, patch_size=sizes[0], border=border, rtol=rtol)
+    task = progress.add_task("calibrating", total=levels) if progress else None
     chosen, records = [], []
     for t in ((i + 0.5) / levels for i in range(levels)):
         noisy = noisy_images(shown, network.schedule, t, draws, seed)
         score = network.score(noisy.x_t, t, label)
+        alpha, sigma = (float(c) for c in network.schedule(t))
         found = {}
-        for size, machine in machines.items():
-            other = machine.score(noisy.x_t, t, label)
+        for size, posterior in zip(sizes, machine.sweep(noisy.x_t, t, sizes, label), strict=True):
+            other = (alpha * posterior.mean - noisy.x_t) / sigma**2
             mse = (score - other).double().square().flatten(1).mean(1)
             found[size] = {"cosine": Median.of(cosine(score, other))._asdict(), "mse": Median.of(mse)._asdict()}
-            if progress:
-                progress.advance(task)
+        if progress:
+            progress.advance(task)
         sign = -1 if criterion == "cosine" else 1
         best = min(found, key=lambda size: sign * found[size][criterion]["value"])
-        alpha, sigma = (float(c) for c in network.schedule(t))
         chosen.append(best)
         records.append({"t": t, "ratio": sigma / alpha, "best": best, "sizes": {str(size): values for size, values in found.items()}})
     options = {"criterion": criterion, "border": border, "draws": draws, "seed": seed, "rtol": rtol}

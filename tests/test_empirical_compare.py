@@ -104,7 +104,8 @@ def test_calibration_finds_the_patch_a_model_uses(criterion):
     found, report = calibrate(EquivariantLocal(data, patch_size=truth), data, [3, 5, 7], levels=3, draws=8, criterion=criterion)
     assert found == truth
     for level, size in zip(report["levels"], (3, 7, 5), strict=True):
-        assert level["sizes"][str(size)]["cosine"]["value"] == pytest.approx(1) and level["sizes"][str(size)]["mse"]["value"] == 0
+        assert level["sizes"][str(size)]["cosine"]["value"] == pytest.approx(1)
+        assert level["sizes"][str(size)]["mse"]["value"] < 1e-9  # of float32 sums, in another order where sizes are swept together
 
 
 def test_calibration_that_leaves_candidates_out_finds_the_same():

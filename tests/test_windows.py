@@ -47,6 +47,58 @@ def test_equals_the_sum_over_listed_patches(size, channels):
             assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("engine_name", ["windows", "stream"])
+@pytest.mark.parametrize("kind", [Local, EquivariantLocal])
+@pytest.mark.parametrize("border", ["zeros", "circular"])
+def test_a_sweep_over_sizes_is_each_size_by_itself(kind, border, engine_name, channels):
+    """Oblong sizes, sizes beyond the image and sizes without order; half of the images are of one class, some of no weight."""
+    data = images(19, channels=channels)
+    data = ImageSet(data.images, "classes", weights=data.weights, labels=torch.arange(19) % 2)
+    x, t, label = noise((3, channels, 5, 6), seed=2), torch.tensor([0.05, 0.5, 0.9]), torch.tensor([1, 0, 1])
+    sizes = [5, (1, 1), (3, 7), 13, 3]
+    swept = kind(data, patch_size=1, border=border, engine=engine_name).sweep(x, t, sizes, label)
+    for size, found in zip(sizes, swept, strict=True):
+        alone = kind(data, patch_size=size, border=border, engine=engine_name)(x, t, label)
+        for a, b in zip(found, alone, strict=True):
+            assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_a_sweep_over_interior_patches():
+    data, x = images(19), noise((2, 2, 5, 6), seed=2)
+    machine = partial(EquivariantLocal, data, border="circular", patches="interior")
+    for size, found in zip((1, 3, 5), machine(patch_size=3).sweep(x, 0.4, [1, 3, 5]), strict=True):
+        for a, b in zip(found, machine(patch_size=size)(x, 0.4), strict=True):
+            assert_close(a, b, rtol=1e-11, atol=1e-12)
+    with pytest.raises(InputError, match="patch size 7x7 with patches='interior'"):
+        machine(patch_size=3).sweep(x, 0.4, [3, 7])
+
+
+def test_sweeps_of_single_images_with_one_row_or_column():
+    for shape in ((1, 1), (1, 4), (3, 1)):
+        data, x = ImageSet(random_images(5, 1, *shape), "thin"), noise((1, 1, *shape), 3)
+        for border in ("zeros", "circular"):
+            for size, found in zip((3, 5, 7), EquivariantLocal(data, patch_size=3, border=border).sweep(x, 0.5, [3, 5, 7]), strict=True):
+                assert_close(found.mean, EquivariantLocal(data, patch_size=size, border=border, engine="stream")(x, 0.5).mean, atol=1e-12)
+
+
+def test_a_sweep_in_float32_and_with_an_index():
+    data = load("photos", count=40)
+    x = (data.images[:2] + 0.1 * noise((2, 3, 32, 32), 1)).float()
+    for rtol in (0.0, 1e-4):
+        machine = EquivariantLocal(data, patch_size=3, rtol=rtol)
+        for size, found in zip((3, 7), machine.sweep(x, 0.1, [3, 7]), strict=True):
+            alone = EquivariantLocal(data, patch_size=size, rtol=rtol)(x, 0.1)
+            assert_close(found.mean, alone.mean, atol=1e-6)
+            assert torch.equal(found.skipped, alone.skipped)
+
+
+@pytest.mark.parametrize(("sizes", "words"), [([], "no patch sizes"), ([4], "patch size 4"), ([3, -1], "patch size -1")])
+def test_a_sweep_refuses(sizes, words):
+    with pytest.raises(InputError, match=words):
+        EquivariantLocal(images(), patch_size=3).sweep(torch.zeros(1, 2, 5, 6), 0.5, sizes)
+
+
 @pytest.mark.parametrize("sigma", [0.02, 0.1, 0.5, 0.95])
 @pytest.mark.parametrize("size", [3, 7, 15])
 def test_float32_is_within_the_stated_error_of_float64(sigma, size):

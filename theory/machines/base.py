@@ -7,7 +7,7 @@ lives here, once.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -155,6 +155,11 @@ class AnalyticDenoiser(Denoiser):
         Raises:
             InputError: If shapes, times or labels do not fit, or ``sigma_t`` is 0.
         """
+        alpha, sigma, times, classes = self._asked(x_t, t, label)
+        return self._by_kind(list(zip(classes, map(self.patch_size, times), strict=True)), self._posterior, x_t, alpha, sigma)
+
+    def _asked(self, x_t: Images, t: Times, label: BatchLabels | None) -> tuple[Tensor, Tensor, list[float], list[int | None]]:
+        """What was asked for, checked: alpha, sigma, time and class of each image."""
         self.check(x_t)
         try:
             t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device)
@@ -163,15 +168,17 @@ class AnalyticDenoiser(Denoiser):
         alpha, sigma = self.schedule(t)
         require_noise(sigma)
         times, alpha, sigma = (_per_image(c, len(x_t), "time t") for c in (t, alpha, sigma))
-        classes = self._classes(label, len(x_t))
-        kinds: dict[tuple, list[int]] = {}
-        for i, (time, kind) in enumerate(zip(times.tolist(), classes, strict=True)):
-            kinds.setdefault((kind, self.patch_size(time)), []).append(i)
-        if len(kinds) == 1:
-            (kind,) = kinds
-            return self._posterior(x_t, alpha, sigma, *kind)
-        parts = [self._posterior(x_t[rows], alpha[rows], sigma[rows], *kind) for kind, rows in kinds.items()]
-        order = torch.tensor([i for rows in kinds.values() for i in rows], device=x_t.device).argsort()
+        return alpha, sigma, times.tolist(), self._classes(label, len(x_t))
+
+    def _by_kind(self, kinds: list[tuple], solve: Callable[..., Posterior], x_t: Images, alpha: Tensor, sigma: Tensor) -> Posterior:
+        """``solve`` called once for all images of a kind, and its answers in the order of the images."""
+        rows: dict[tuple, list[int]] = {}
+        for i, kind in enumerate(kinds):
+            rows.setdefault(kind, []).append(i)
+        if len(rows) == 1:
+            return solve(x_t, alpha, sigma, *kinds[0])
+        parts = [solve(x_t[some], alpha[some], sigma[some], *kind) for kind, some in rows.items()]
+        order = torch.tensor([i for some in rows.values() for i in some], device=x_t.device).argsort()
         return Posterior(*(torch.cat(field)[order] for field in zip(*parts, strict=True)))
 
     def _posterior(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
@@ -227,7 +234,7 @@ class AnalyticDenoiser(Denoiser):
     def _exact(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
         """By windows, or each problem in batches that fit the budget."""
         if (layout := self._windows(label, size, x_t)) is not None:
-            return self._solve_windows(layout, x_t, alpha, sigma, label)
+            return self._solve_windows([layout], x_t, alpha, sigma, label)[0]
         problems = self._problems(label, size, x_t)
         per_image = max(p.source.groups * p.source.dim * p.repeat for p in problems)
         batch = max(1, int(self.memory / 4 / 8 / per_image))
@@ -251,19 +258,22 @@ class AnalyticDenoiser(Denoiser):
         where = (slice(None), 0) if self.per_pixel else (slice(None), 0, 0, 0)
         return Posterior((mean + centre).to(x_t), *(v[where].to(x_t) for v in (log_evidence, ess, skipped)))
 
-    def _solve_windows(self, layout: Layout, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None) -> Posterior:
+    def _solve_windows(self, layouts: Sequence[Layout], x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None) -> list[Posterior]:
+        """The posteriors of several sizes of the window, in one pass over the training images."""
         from theory.posterior.windows.engine import sum_windows  # loads the compiler: a second that other engines need not wait
 
         centre = self.centre_of(label)
         centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
-        images, log_weights = self.training(label, x_t)
-        state = self.complete(sum_windows(centred, alpha, sigma, images, log_weights, layout))
-        fields = "1 (b y x) v -> b v y x"
-        numbers = (state.mean, *(v[..., None] for v in (state.log_sum, state.ess, state.skipped_share)))
-        mean, log_sum, ess, skipped = (rearrange(v, fields, y=x_t.shape[-2], x=x_t.shape[-1]) for v in numbers)
-        normaliser = x_t.shape[1] * layout.area * torch.log(sigma * math.sqrt(2 * math.pi)).reshape(-1, 1, 1)
-        log_evidence = log_sum[:, 0] - torch.log(layout.partners) - normaliser
-        return Posterior((mean + centre).to(x_t), *(v.to(x_t) for v in (log_evidence, ess[:, 0], skipped[:, 0])))
+        found = []
+        for state, layout in zip(sum_windows(centred, alpha, sigma, *self.training(label, x_t), layouts), layouts, strict=True):
+            state = self.complete(state)
+            numbers = (state.mean, *(v[..., None] for v in (state.log_sum, state.ess, state.skipped_share)))
+            fields = (rearrange(v, "1 (b y x) v -> b v y x", y=x_t.shape[-2], x=x_t.shape[-1]) for v in numbers)
+            mean, log_sum, ess, skipped = fields
+            normaliser = x_t.shape[1] * layout.area * torch.log(sigma * math.sqrt(2 * math.pi)).reshape(-1, 1, 1)
+            log_evidence = log_sum[:, 0] - torch.log(layout.partners) - normaliser
+            found.append(Posterior((mean + centre).to(x_t), *(v.to(x_t) for v in (log_evidence, ess[:, 0], skipped[:, 0]))))
+        return found
 
     def _windows(self, label: int | None, size: Size, like: Tensor) -> Layout | None:
         """The layout of the windows if sums are best made by windows, and None otherwise."""

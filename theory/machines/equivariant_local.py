@@ -22,9 +22,10 @@ from torch import Tensor
 from theory.centred import reading
 from theory.data.imageset import ImageSet
 from theory.errors import InputError, choices
-from theory.machines.base import AnalyticDenoiser, Problem, pixels
+from theory.machines.base import Problem, pixels
+from theory.machines.patchwise import PatchDenoiser
 from theory.noise import Schedule
-from theory.patches import Block, PatchSchedule, PatchSize, Size, border_blocks, centres, check_border, interior_block, patch_rows, wrap
+from theory.patches import Block, PatchSize, Size, border_blocks, centres, interior_block, patch_rows, wrap
 from theory.posterior import Keys, KeySource
 from theory.posterior.pruned import meetings
 from theory.posterior.pruned.meetings import Meetings
@@ -35,7 +36,7 @@ from theory.types import Images, TrainingImages
 PATCHES = ("all", "interior")
 
 
-class EquivariantLocal(AnalyticDenoiser):
+class EquivariantLocal(PatchDenoiser):
     """The ELS machine.
 
     Args:
@@ -50,7 +51,6 @@ class EquivariantLocal(AnalyticDenoiser):
     """
 
     name = "equivariant_local"
-    per_pixel = True
 
     def __init__(
         self,
@@ -62,24 +62,22 @@ class EquivariantLocal(AnalyticDenoiser):
         patches: str = "all",
         **options,
     ) -> None:
-        self.patch_sizes = PatchSchedule.of(patch_size)
-        self.border = check_border(border)
         self.patches = patches
         if patches not in PATCHES:
             raise InputError(f"patches={patches!r}", choices(PATCHES), "choose one of these")
+        super().__init__(data, schedule, patch_size=patch_size, border=border, **options)
         if patches == "interior" and border == "zeros":
             raise InputError(
                 "patches='interior' with border='zeros'",
                 "border='circular'",
                 "with zeros, border classes already say which patches count",
             )
-        if patches == "interior":
-            for size in self.patch_sizes.sizes:
-                interior_block(*data.images.shape[-2:], size)
-        super().__init__(data, schedule, **options)
+        for size in self.patch_sizes.sizes:
+            self.check_size(size)
 
-    def patch_size(self, t: float) -> Size:
-        return self.patch_sizes(t)
+    def check_size(self, size: Size) -> None:
+        if self.patches == "interior":
+            interior_block(*self.data.images.shape[-2:], size)
 
     def layout(self, size: Size) -> Layout:
         shape = self.data.images.shape[-2:]

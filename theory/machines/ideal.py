@@ -46,18 +46,19 @@ class Ideal(AnalyticDenoiser):
             part = images[start:stop].flatten(1)[None]
             return Keys(part, part, log_weights[None, start:stop])
 
+        source = KeySource(
+            read,
+            items=len(images),
+            groups=1,
+            rows=1,
+            dim=dim,
+            value_dim=dim,
+            squares=squares,
+            reading=reading(images),
+            kept=not isinstance(images, Centred),
+        )
         yield Problem(
-            source=KeySource(
-                read,
-                len(images),
-                groups=1,
-                rows=1,
-                dim=dim,
-                value_dim=dim,
-                squares=squares,
-                reading=reading(images),
-                kept=not isinstance(images, Centred),
-            ),  # fmt: skip
+            source=source,
             queries=lambda x: x.flatten(1)[None],
             repeat=1,
             place=partial(whole_image, shape=images.shape[1:]),

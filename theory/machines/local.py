@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from theory.centred import reading
-from theory.data.imageset import ImageSet
-from theory.machines.base import AnalyticDenoiser, Problem, pixels
-from theory.noise import Schedule
-from theory.patches import Block, PatchSchedule, PatchSize, Size, check_border, windows, wrap
+from theory.machines.base import Problem, pixels
+from theory.machines.patchwise import PatchDenoiser
+from theory.patches import Block, Size, windows, wrap
 from theory.posterior import Keys, KeySource
 from theory.posterior.pruned import meetings
 from theory.posterior.pruned.meetings import Meetings
@@ -27,37 +26,10 @@ from theory.posterior.windows.layout import Layout, in_place
 from theory.types import Images, Queries, TrainingImages
 
 
-class Local(AnalyticDenoiser):
-    """The local denoiser.
-
-    Args:
-        data, schedule, engine, memory, rtol, distributed: As in `AnalyticDenoiser`.
-        patch_size: Odd number of pixels, a pair ``(height, width)``, a list of sizes over equal
-            intervals of t, or a `PatchSchedule`.
-        border: ``"zeros"`` (patches are cut off) or ``"circular"`` (patches wrap).
-
-    Raises:
-        InputError: If the patch size or the border is not one of these.
-    """
+class Local(PatchDenoiser):
+    """The local denoiser. Arguments of `PatchDenoiser`."""
 
     name = "local"
-    per_pixel = True
-
-    def __init__(
-        self,
-        data: ImageSet,
-        schedule: Schedule | None = None,
-        *,
-        patch_size: PatchSize,
-        border: str = "zeros",
-        **options,
-    ) -> None:
-        self.patch_sizes = PatchSchedule.of(patch_size)
-        self.border = check_border(border)
-        super().__init__(data, schedule, **options)
-
-    def patch_size(self, t: float) -> Size:
-        return self.patch_sizes(t)
 
     def centre(self, mean: Tensor) -> Tensor:
         return mean

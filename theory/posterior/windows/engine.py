@@ -10,6 +10,7 @@ exceeds `TOLERANCE` are computed again in float64.
 """
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from threading import local
@@ -23,7 +24,7 @@ from theory.centred import Centred
 from theory.posterior.lanes import LANES
 from theory.posterior.state import State
 from theory.posterior.windows import kernel
-from theory.posterior.windows.layout import Layout
+from theory.posterior.windows.layout import Layout, together
 from theory.types import Coefficients, Images, TrainingImages
 
 PIECE = 4e6  # nanoseconds of work for one thread at a time
@@ -32,86 +33,98 @@ TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is
 SUMS, PIXELS = 6.0, 1.0  # see `_rounding`
 
 
-def sum_windows(x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingImages, log_weights: Tensor, layout: Layout) -> State:
-    """The state of every pixel of every noisy image after all windows.
+def sum_windows(
+    x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingImages, log_weights: Tensor, layouts: Sequence[Layout]
+) -> list[State]:
+    """The states of every pixel of every noisy image after all windows, of each size; differences of pixels are taken once for all.
 
     Args:
         x: Centred noisy images ``(B, C, H, W)``, float64.
         alpha, sigma: Coefficients of each noisy image, with shape ``(B,)``, float64.
         images: Centred training images ``(N, C, H', W')``; their dtype is the precision of the work.
         log_weights: Log-weight of each training image and window, with shape ``(N,)``.
-        layout: Which windows meet.
+        layouts: Which windows meet, for each size of the window; all of one border.
 
     Returns:
-        State of one group of ``B H W`` queries, image by image and pixel by pixel.
+        For each layout the state of one group of ``B H W`` queries, image by image and pixel by pixel.
     """
     present = log_weights > -math.inf
     if not bool(present.all()):
         images, log_weights = images[present], log_weights[present]
+    pixels = math.prod(layouts[0].shape)
     if len(images) == 0:
-        return State.empty(1, len(x) * math.prod(layout.shape), images.shape[1], images.device)
+        return [State.empty(1, len(x) * pixels, images.shape[1], images.device) for _ in layouts]
     threads = ThreadPoolExecutor(torch.get_num_threads())
     try:
-        state = _run(threads, x, alpha, sigma, images, log_weights, layout, images.dtype)
-        if images.dtype == torch.float32:
+        states = _run(threads, x, alpha, sigma, images, log_weights, layouts, images.dtype)
+        for state, layout in zip(states, layouts, strict=True) if images.dtype == torch.float32 else ():
             rough = (_rounding(x, alpha, sigma, images, state.max.reshape(len(x), -1)) > TOLERANCE).nonzero()[:, 0]
             if len(rough):
-                again = _run(threads, x[rough], alpha[rough], sigma[rough], images, log_weights, layout, torch.float64)
-                pixels = math.prod(layout.shape)
+                (again,) = _run(threads, x[rough], alpha[rough], sigma[rough], images, log_weights, [layout], torch.float64)
                 state.put((rough[:, None] * pixels + torch.arange(pixels)).flatten(), again)
     finally:
         threads.shutdown(cancel_futures=True)  # an interrupted run does not finish its queue first
-    return state
+    return states
 
 
-def _run(threads, x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, log_weights: Tensor, layout, dtype) -> State:
+def _run(
+    threads, x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, log_weights: Tensor, layouts: Sequence[Layout], dtype
+) -> list[State]:
     """All pieces of the training images, merged in their order; some noisy images at a time."""
-    most = int(min(PIECE / layout.cost, NUMBERS / math.prod(images.shape[1:])))
+    cost = sum(layout.cost for layout in layouts)
+    most = int(min(PIECE / cost, NUMBERS / math.prod(images.shape[1:])))
     step = max(1, most // LANES) * LANES
-    batch = max(1, int(PIECE / (layout.cost * min(step, len(images)))))
+    batch = max(1, int(PIECE / (cost * min(step, len(images)))))
     costs = (-log_weights.double() / math.log(2)).to(dtype).split(step)
     scales = math.sqrt(math.log2(math.e) / 2) / sigma
-    queries = (_bordered(x, layout) * scales[:, None, None, None]).to(dtype).contiguous()
+    widest = [max(layouts, key=lambda layout, axis=axis: layout.window[axis]) for axis in (0, 1)]
+    queries = (_bordered(x, widest[0].query_rows, widest[1].query_cols) * scales[:, None, None, None]).to(dtype).contiguous()
     factors = (-alpha * scales).to(dtype)
-    cut = math.log2(len(images) * float(layout.partners.max())) - math.log2(torch.finfo(dtype).eps / 4)
-
+    tables = together([layout.rows for layout in layouts]), together([layout.cols for layout in layouts])
+    windows = np.array([layout.window for layout in layouts])
+    bits = math.log2(len(images)) - math.log2(torch.finfo(dtype).eps / 4)
+    cuts = np.array([bits + math.log2(float(layout.partners.max())) for layout in layouts], queries.numpy().dtype)
     kept = local()  # working memory of each thread
 
-    def piece(task: tuple[int, int]) -> State:
+    def piece(task: tuple[int, int]) -> list[State]:
         b, i = task
         if not hasattr(kept, "rooms"):
-            kept.rooms = kernel.rooms(queries.numpy().dtype, queries.shape[1], layout.shape, layout.window)
-        part = images[i * step : (i + 1) * step].to(dtype).contiguous()
-        return _piece(queries[b : b + batch], factors[b : b + batch], part, costs[i], layout, cut, kept.rooms)
+            kept.rooms = kernel.rooms(cuts.dtype, queries.shape[1], layouts[0].shape, windows)
+        some = queries[b : b + batch]
+        best = np.empty((len(layouts), len(some), *layouts[0].shape))
+        sums = np.empty((*best.shape[:2], 2 + queries.shape[1], *best.shape[2:]))
+        keys = kernel.side_by_side(images[i * step : (i + 1) * step].to(dtype).contiguous().numpy(), layouts[0].wrapped)
+        kernel.sum_windows(
+            some.numpy(), keys, tuple(range(queries.shape[1])), costs[i].numpy(), factors[b : b + batch].numpy(), *tables, windows,
+            layouts[0].wrapped, cuts, cuts.dtype.type(kernel.EMPTY), best, sums, kept.rooms,
+        )  # fmt: skip
+        return [_state(*pair) for pair in zip(torch.from_numpy(best), torch.from_numpy(sums), strict=True)]
 
     firsts = range(0, len(x), batch)
     parts = threads.map(piece, [(b, i) for b in firsts for i in range(len(costs))])
     states = []
     for _ in firsts:
-        state = next(parts)
+        merged = next(parts)
         for part in islice(parts, len(costs) - 1):
-            state = state.merge(part)
-        states.append(state)
+            merged = [a.merge(b) for a, b in zip(merged, part, strict=True)]
+        states.append(merged)
+    return [_joined(of_size) for of_size in zip(*states, strict=True)]
+
+
+def _state(best: Tensor, sums: Tensor) -> State:
+    sums = sums.flatten(2).transpose(1, 2).flatten(0, 1)
+    return State(-math.log(2) * best.reshape(1, -1), sums[None, :, 0], sums[None, :, 1], sums[None, :, 2:])
+
+
+def _joined(states: Sequence[State]) -> State:
+    """The states of all noisy images."""
     fields = zip(*((s.max, s.sum, s.square, s.weighted) for s in states), strict=True)
     return State(*(torch.cat(field, 1) for field in fields))
 
 
-def _piece(queries: Tensor, factors: Tensor, images: Tensor, costs: Tensor, layout: Layout, cut: float, rooms) -> State:
-    kind, count, channels = queries.numpy().dtype, len(queries), queries.shape[1]
-    best = np.empty((count, *layout.shape))
-    sums = np.empty((count, 2 + channels, *layout.shape))
-    kernel.sum_windows(
-        queries.numpy(), kernel.side_by_side(images.numpy(), layout.wrapped), tuple(range(channels)), costs.numpy(), factors.numpy(),
-        layout.rows, layout.cols, layout.window, layout.wrapped, kind.type(cut), kind.type(kernel.EMPTY), best, sums,
-        rooms,
-    )  # fmt: skip
-    best, sums = torch.from_numpy(best).reshape(1, -1), torch.from_numpy(sums).flatten(2).transpose(1, 2).flatten(0, 1)
-    return State(-math.log(2) * best, sums[None, :, 0], sums[None, :, 1], sums[None, :, 2:])
-
-
-def _bordered(x: Images, layout: Layout) -> Float[Tensor, "B C Y X"]:
+def _bordered(x: Images, rows: np.ndarray, cols: np.ndarray) -> Float[Tensor, "B C Y X"]:
     """Images with their border, zero outside."""
-    rows, cols = torch.from_numpy(layout.query_rows), torch.from_numpy(layout.query_cols)
+    rows, cols = torch.from_numpy(rows), torch.from_numpy(cols)
     inside = (rows >= 0)[:, None] & (cols >= 0)
     return x[:, :, rows.clamp(min=0)[:, None], cols.clamp(min=0)] * inside
 

@@ -33,15 +33,17 @@ _L, _ONE, _TWO, _THREE, _FOUR = _U(LANES), _U(1), _U(2), _U(3), _U(4)
 _plain = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)
 _inline = njit(nogil=True, error_model="numpy", cache=True, _nrt=False, forceinline=True)
 
-# Pixels of a noisy image, or of sixteen training images: rows, pixels from row to row, numbers from channel to channel, and what they are
-# multiplied with.
-Image = namedtuple("Image", "pixels height stride plane factor")
+# Pixels of a noisy image, or of sixteen training images: rows, pixels from row to row, numbers from channel to channel, and rows and pixels
+# of the border before the first.
+Image = namedtuple("Image", "pixels height stride plane above before")
 Keys = namedtuple("Keys", "pixels height stride plane")  # the same of all training images, as an array
 Axis = namedtuple("Axis", "shift first last begin end")  # pixels with a partner, and those of their windows that lie inside
 Window = namedtuple("Window", "height width wrapped")
 Limits = namedtuple("Limits", "zero far cut slack")  # the same in all lanes
 Sums = namedtuple("Sums", "best sums plane width")  # of all pixels and lanes; numbers from field to field; pixels of a row
 Room = namedtuple("Room", "distances row sums ring fours kept")
+# Differences of pixels with their border, and sums of four neighbours, of `SHIFTS` shifts: numbers from row to row and shift to shift.
+Planes = namedtuple("Planes", "rows fours pitch apart")
 
 
 @_inline
@@ -156,16 +158,15 @@ def _down(out, rows, fours, r, k, n):
 
 
 @_inline
-def _row_of_differences(row, fours, query, keys, channels, y, source, cols, k, wrapped, zero):
-    """Squared differences of the pixels that windows of row ``y`` reach, ``k // 2`` to both sides, and sums of four neighbours.
+def _row_of_differences(row, fours, query, keys, factor, channels, y, cols, before, total, shift, wrapped, zero):
+    """Squared differences of ``total`` pixels of row ``y``, and their sums of four neighbours.
 
-    Beyond the image they are those of its other side (``wrapped``), or zero.
+    ``before`` of them lie before the first inside the image. Beyond the image they are those of its other side (``wrapped``), or zero.
     """
-    before, inner = _U(cols.begin - cols.first) + k // _TWO, _U(cols.end - cols.begin)
-    total = _U(cols.last - cols.first) + k - _ONE
-    q = after(query.pixels, y * query.stride + _U(cols.begin) + k // _TWO)
-    key = after(keys.pixels, (source * keys.stride + _U(cols.begin + cols.shift)) * _L)
-    _differences(after(row, before * _L), after(fours, before * _L), q, query.plane, key, keys.plane, keys.factor, channels, inner)
+    inner = _U(cols.end - cols.begin)
+    q = after(query.pixels, _U(y + query.above) * query.stride + _U(cols.begin + query.before))
+    key = after(keys.pixels, (_U((y + shift) % keys.height) * keys.stride + _U(cols.begin + cols.shift)) * _L)
+    _differences(after(row, before * _L), after(fours, before * _L), q, query.plane, key, keys.plane, factor, channels, inner)
     if inner == total:
         return
     for i in range(before):
@@ -173,14 +174,14 @@ def _row_of_differences(row, fours, query, keys, channels, y, source, cols, k, w
         store(row, x * _L, load(row, (x + inner) * _L) if wrapped else zero)
     for x in range(before + inner, total):
         store(row, x * _L, load(row, (x - inner) * _L) if wrapped else zero)
-    if k > _THREE:
+    if total > _THREE:
         known = before + max(inner, _THREE) - _THREE
-        _fours(fours, row, _L, before)
-        _fours(after(fours, known * _L), after(row, known * _L), _L, total - _THREE - known)
+        _fours(fours, row, _L, min(before, total - _THREE))
+        _fours(after(fours, known * _L), after(row, known * _L), _L, max(total - _THREE, known) - known)
 
 
 @_plain
-def _distances(out, query, keys, channels, rows, cols, window, zero, room):
+def _distances(out, query, keys, factor, channels, rows, cols, window, zero, room):
     """Costs of one shift, without weights, of all pixels in ``rows`` and ``cols``."""
     n, kh, wrapped = _U(cols.last - cols.first), window.height, window.wrapped
     pitch = n * _L
@@ -192,11 +193,40 @@ def _distances(out, query, keys, channels, rows, cols, window, zero, room):
         elif not wrapped and (y < rows.begin or y >= rows.end):
             _fill(place, zero, n)
         else:
-            source = _U((y + rows.shift) % keys.height)
-            _row_of_differences(room.row, room.sums, query, keys, channels, r + _U(rows.first), source, cols, window.width, wrapped, zero)
+            before, total = _U(cols.begin - cols.first) + window.width // _TWO, n + window.width - _ONE
+            _row_of_differences(room.row, room.sums, query, keys, factor, channels, y, cols, before, total, rows.shift, wrapped, zero)
             _along(place, room.row, room.sums, window.width, n)
             if wrapped and r + _ONE < kh:
                 _copy(after(room.kept, r * pitch), place, n)
+        _down(after(out, (r + _ONE - kh) * pitch), room.ring, room.fours, r, kh, n)
+
+
+@_plain
+def _keep(planes, slot, query, keys, factor, channels, rows, i, cols, wrapped, zero):
+    """Take the differences that windows of any size need in row shift ``i``; ``cols`` are all that they reach, and those inside."""
+    begin, end = _union(rows, i, i + 1, 3)
+    for y in range(begin, end):
+        place = _U(slot) * planes.apart + _U(y + query.above) * planes.pitch + _U(cols.first + query.before) * _L
+        _row_of_differences(
+            after(planes.rows, place), after(planes.fours, place), query, keys, factor, channels, y, cols, _U(cols.begin - cols.first),
+            _U(cols.last - cols.first), rows[0, i, 0], wrapped, zero,
+        )  # fmt: skip
+
+
+@_plain
+def _kept_distances(out, planes, slot, query, rows, cols, window, zero, room):
+    """`_distances` from differences that were taken before."""
+    n, kh = _U(cols.last - cols.first), window.height
+    pitch = n * _L
+    start = _U(slot) * planes.apart + (_U(cols.first + query.before) - window.width // _TWO) * _L
+    for r in range(_U(rows.last - rows.first) + kh - _ONE):
+        y = rows.first - np.int64(kh // _TWO) + np.int64(r)
+        place = after(room.ring, r % _FOUR * pitch)
+        if window.wrapped or rows.begin <= y < rows.end:
+            i = start + _U((y % query.height if window.wrapped else y) + query.above) * planes.pitch
+            _along(place, after(planes.rows, i), after(planes.fours, i), window.width, n)
+        else:
+            _fill(place, zero, n)
         _down(after(out, (r + _ONE - kh) * pitch), room.ring, room.fours, r, kh, n)
 
 
@@ -231,13 +261,22 @@ def _accumulate(a, b, c, d, offset, best, sums, plane, va, vb, vc, vd, value_pla
                 store(sums, s, fma(wc, load(vc, j), fma(wd, load(vd, j), upper)))
 
 
-def rooms(kind: np.dtype, channels: int, shape: tuple[int, int], window: tuple[int, int]) -> tuple[np.ndarray, ...]:
+def rooms(kind: np.dtype, channels: int, shape: tuple[int, int], windows: np.ndarray) -> tuple[np.ndarray, ...]:
     """Working memory of `sum_windows`, which may serve one call at a time."""
-    (height, width), (high, wide) = shape, window
+    (height, width), (high, wide), sizes = shape, windows.max(0).tolist(), len(windows)
     pitch, plane = width * LANES, height * width * LANES + APART
     line = (width + wide - 1) * LANES
-    sizes = (SHIFTS * plane, line, line, 4 * pitch, high // 4 * 4 * pitch, min(high, height) * pitch, plane, (2 + channels) * plane)
-    return tuple(aligned(size, kind) for size in sizes)
+    kept = SHIFTS * _apart(height, high, line) if sizes > 1 else 0
+    needed = (
+        SHIFTS * plane, line, line, 4 * pitch, high // 4 * 4 * pitch, min(high, height) * pitch, sizes * plane,
+        sizes * (2 + channels) * plane, kept, kept,
+    )  # fmt: skip
+    return tuple(aligned(size, kind) for size in needed)
+
+
+def _apart(height: int, high: int, line: int) -> int:
+    """Numbers of the differences of a shift."""
+    return (height + high - 1) * (line + LANES) + APART
 
 
 def side_by_side(images: np.ndarray, wrapped: bool) -> Keys:
@@ -253,60 +292,103 @@ def side_by_side(images: np.ndarray, wrapped: bool) -> Keys:
 @_plain
 def _restart(best, b, state, channels):
     """Sums of all lanes are 0, relative to the best cost of each pixel."""
-    zero = splat(single(0.0, state.best))
-    for y in range(best.shape[1]):
-        for x in range(best.shape[2]):
-            i = _U(y * best.shape[2] + x) * _L
-            store(state.best, i, splat(single(best[b, y, x], state.best)))
-            for v in range(_TWO + _U(len(channels))):
-                store(state.sums, v * state.plane + i, zero)
+    zero, fields = splat(single(0.0, state.best)), _TWO + _U(len(channels))
+    for s in range(best.shape[0]):
+        for y in range(best.shape[2]):
+            for x in range(best.shape[3]):
+                i = _U(y * best.shape[3] + x) * _L
+                store(state.best, _U(s) * state.plane + i, splat(single(best[s, b, y, x], state.best)))
+                for v in range(fields):
+                    store(state.sums, (_U(s) * fields + v) * state.plane + i, zero)
 
 
 @_plain
 def _flush(best, sums, b, state, channels):
     """Add the sums of all lanes to those of their pixels, in float64 and in their order."""
-    for y in range(best.shape[1]):
-        for x in range(best.shape[2]):
-            i = _U(y * best.shape[2] + x) * _L
-            low = best[b, y, x]
-            for lane in range(_L):
-                low = min(low, np.float64(number(state.best, i + lane)))
-            factor = exp2(low - best[b, y, x])
-            best[b, y, x] = low
-            for v in range(_TWO + _U(len(channels))):
-                sums[b, v, y, x] *= factor * factor if v == _ONE else factor
-            for lane in range(_L):
-                factor = exp2(low - np.float64(number(state.best, i + lane)))
-                for v in range(_TWO + _U(len(channels))):
-                    share = factor * factor if v == _ONE else factor
-                    sums[b, v, y, x] += share * np.float64(number(state.sums, v * state.plane + i + lane))
+    fields = _TWO + _U(len(channels))
+    for s in range(best.shape[0]):
+        for y in range(best.shape[2]):
+            for x in range(best.shape[3]):
+                i = _U(y * best.shape[3] + x) * _L
+                lanes, low = after(state.best, _U(s) * state.plane + i), best[s, b, y, x]
+                for lane in range(_L):
+                    low = min(low, np.float64(number(lanes, lane)))
+                factor = exp2(low - best[s, b, y, x])
+                best[s, b, y, x] = low
+                for v in range(fields):
+                    sums[s, b, v, y, x] *= factor * factor if v == _ONE else factor
+                for lane in range(_L):
+                    factor = exp2(low - np.float64(number(lanes, lane)))
+                    for v in range(fields):
+                        share = factor * factor if v == _ONE else factor
+                        sums[s, b, v, y, x] += share * np.float64(number(state.sums, (_U(s) * fields + v) * state.plane + i + lane))
+
+
+@_inline
+def _union(table, first, last, field):
+    """The range from fields ``field`` to ``field + 1`` of some shifts, over all sizes that have them."""
+    low, high = np.int64(2**31), np.int64(-(2**31))
+    for s in range(table.shape[0]):
+        for i in range(first, last):
+            if table[s, i, 1] < table[s, i, 2]:
+                low, high = min(low, table[s, i, field]), max(high, table[s, i, field + 1])
+    return low, high
+
+
+@_inline
+def _reach(cols, windows, g):
+    """The columns that windows of all sizes reach in column shift ``g``, and those of them that lie inside."""
+    first, last = np.int64(2**31), np.int64(-(2**31))
+    for s in range(cols.shape[0]):
+        if cols[s, g, 1] < cols[s, g, 2]:
+            radius = windows[s, 1] // 2
+            first, last = min(first, cols[s, g, 1] - radius), max(last, cols[s, g, 2] + radius)
+    begin, end = _union(cols, g, g + 1, 3)
+    return Axis(cols[0, g, 0], first, last, begin, end)
+
+
+@_inline
+def _axis(table, s, i):
+    return Axis(table[s, i, 0], table[s, i, 1], table[s, i, 2], table[s, i, 3], table[s, i, 4])
 
 
 @_plain
-def _meet(query, keys, channels, rows, first, last, cols, window, offset, limits, state, room):
-    """Sums of sixteen images, over the row shifts from ``first`` to ``last``, at most `SHIFTS`, and one column shift."""
+def _meet(query, keys, factor, channels, rows, s, first, last, cols, window, offset, limits, state, room, planes):
+    """Sums of sixteen images, over the row shifts from ``first`` to ``last``, at most `SHIFTS`, and one column shift.
+
+    Differences of pixels are those of ``planes``, or taken here where it is None.
+    """
     n = _U(cols.last - cols.first)
     pitch, plane = n * _L, state.plane
-    y0, y1 = rows[first, 1], rows[first, 2]
-    for i in range(first + 1, last):
-        y0, y1 = min(y0, rows[i, 1]), max(y1, rows[i, 2])
+    y0, y1 = np.int64(2**31), np.int64(-1)
+    for i in range(first, last):
+        if rows[s, i, 1] < rows[s, i, 2]:
+            y0, y1 = min(y0, rows[s, i, 1]), max(y1, rows[s, i, 2])
+    if y0 >= y1 or cols.first >= cols.last:
+        return
     for i in range(first, first + SHIFTS):
         out = after(room.distances, _U(i - first) * plane)
-        if i >= last:
+        if i >= last or rows[s, i, 1] >= rows[s, i, 2]:
             _fill(out, limits.far, _U(y1 - y0) * n)
             continue
-        axis = Axis(rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3], rows[i, 4])
+        axis = _axis(rows, s, i)
         _fill(out, limits.far, _U(axis.first - y0) * n)
-        _distances(after(out, _U(axis.first - y0) * pitch), query, keys, channels, axis, cols, window, limits.zero, room)
+        place = after(out, _U(axis.first - y0) * pitch)
+        if planes is None:
+            _distances(place, query, keys, factor, channels, axis, cols, window, limits.zero, room)
+        else:
+            _kept_distances(place, planes, i - first, query, axis, cols, window, limits.zero, room)
         _fill(after(out, _U(axis.last - y0) * pitch), limits.far, _U(y1 - axis.last) * n)
-    a, b, c, d = rows[first, 0], rows[min(first + 1, last - 1), 0], rows[min(first + 2, last - 1), 0], rows[min(first + 3, last - 1), 0]
+    a, b = rows[s, first, 0], rows[s, min(first + 1, last - 1), 0]
+    c, d = rows[s, min(first + 2, last - 1), 0], rows[s, min(first + 3, last - 1), 0]
     values = after(keys.pixels, _U(cols.first + cols.shift) * _L)
     height, stride = keys.height, keys.stride * _L
+    best, sums = after(state.best, _U(s) * plane), after(state.sums, _U(s) * (_TWO + _U(len(channels))) * plane)
     for y in range(y0, y1):
         costs, pixel = after(room.distances, _U(y - y0) * pitch), _U(y) * state.width + _U(cols.first)
         _accumulate(
             costs, after(costs, plane), after(costs, _TWO * plane), after(costs, _THREE * plane),
-            offset, after(state.best, pixel * _L), after(state.sums, pixel * _L), plane,
+            offset, after(best, pixel * _L), after(sums, pixel * _L), plane,
             after(values, _U((y + a) % height) * stride), after(values, _U((y + b) % height) * stride),
             after(values, _U((y + c) % height) * stride), after(values, _U((y + d) % height) * stride),
             keys.plane, channels, limits.cut, limits.slack, n,
@@ -331,39 +413,42 @@ def _interleave(out, images, stride, plane):
 
 
 @_plain
-def sum_windows(queries, keys, channels, costs, factors, rows, cols, window, wrapped, cut, empty, best, sums, rooms):
-    """Sums over all windows of some training images, for each pixel of some noisy images.
+def sum_windows(queries, keys, channels, costs, factors, rows, cols, windows, wrapped, cuts, empty, best, sums, rooms):
+    """Sums over all windows of some training images, for each pixel of some noisy images and each size of the window.
 
     Args:
-        queries: Noisy images, scaled, with their border: ``(B, C, H + kh - 1, W + kw - 1)``.
+        queries: Noisy images, scaled, with their border: ``(B, C, H + kh - 1, W + kw - 1)``, ``kh`` and ``kw`` of the largest window.
         keys: Training images, as `side_by_side` gives them, of the same dtype, which is the precision of the work.
         channels: As many numbers as the images have channels: a constant for the compiler, which unrolls loops.
         costs: What each training image's weight adds to its costs, ``-log2 w``, with shape ``(N,)``.
         factors: Minus this times a pixel of a training image is comparable with those of each query, ``(B,)``.
-        rows: Row shifts ``(shift, first, last, begin, end)``: pixel ``(y, x)`` of the noisy image, for ``first <= y < last``, is compared
-            with pixel ``y + shift``; the rows of their windows from ``begin`` to ``end`` lie inside the images.
+        rows: Row shifts ``(shift, first, last, begin, end)`` of each size, ``(S, R, 5)``: pixel ``(y, x)`` of the noisy image, for
+            ``first <= y < last``, is compared with pixel ``y + shift``; the rows of their windows from ``begin`` to ``end`` lie inside the
+            images. All sizes have the same shifts in their tables; where ``first == last`` none is met.
         cols: Column shifts, likewise; all row shifts meet all column shifts.
-        window: Height and width of the window.
+        windows: Height and width of the windows, ``(S, 2)``.
         wrapped: Whether windows and shifts of both images wrap around.
-        cut: Weights below ``2^-cut`` of the largest are left out.
+        cuts: Weights below ``2^-cut`` of the largest are left out, ``(S,)``.
         empty: `EMPTY`, in the precision of the work.
-        best: About the smallest cost of each pixel, to `SLACK` bits, ``(B, H, W)``, float64; overwritten.
-        sums: Sum of weights, of their squares and of weighted values, ``(B, 2 + C, H, W)``, float64; overwritten.
+        best: About the smallest cost of each pixel, to `SLACK` bits, ``(S, B, H, W)``, float64; overwritten.
+        sums: Sum of weights, of their squares and of weighted values, ``(S, B, 2 + C, H, W)``, float64; overwritten.
         rooms: As `rooms` gives them.
     """
-    count, height, width = len(costs), best.shape[1], best.shape[2]
+    count, sizes, height, width = len(costs), best.shape[0], best.shape[2], best.shape[3]
     room = Room(pointer(rooms[0]), pointer(rooms[1]), pointer(rooms[2]), pointer(rooms[3]), pointer(rooms[4]), pointer(rooms[5]))
     state = Sums(pointer(rooms[6]), pointer(rooms[7]), _U(height * width) * _L + _U(APART), _U(width))
-    limits = Limits(splat(empty - empty), splat(empty), splat(cut), splat(single(SLACK, room.row)))
-    shape = Window(_U(window[0]), _U(window[1]), wrapped)
+    above, before = (queries.shape[2] - height) // 2, (queries.shape[3] - width) // 2
+    line = (_U(queries.shape[3]) + _ONE) * _L
+    planes = Planes(pointer(rooms[8]), pointer(rooms[9]), line, _U(queries.shape[2]) * line + _U(APART))
+    zero, far, slack = splat(empty - empty), splat(empty), splat(single(SLACK, room.row))
     query_plane = _U(queries.shape[2] * queries.shape[3])
-    most = rows.shape[0] * cols.shape[0]
+    most = rows.shape[1] * cols.shape[1]
     best[:] = EMPTY
     sums[:] = 0.0
     for b in range(len(factors)):
         factor = splat(factors[b])
         pixels = after(pointer(queries), _U(b * len(channels)) * query_plane)
-        query = Image(pixels, height, _U(queries.shape[3]), query_plane, factor)
+        query = Image(pixels, height, _U(queries.shape[3]), query_plane, above, before)
         terms = 0
         for block in range(0, count, LANES):
             if terms == 0:
@@ -372,12 +457,20 @@ def sum_windows(queries, keys, channels, costs, factors, rows, cols, window, wra
                 put(room.row, _U(lane), costs[block + lane] if block + lane < count else empty)
             offset = load(room.row, _U(0))
             pixels = after(pointer(keys.pixels), _U(block // LANES * len(channels)) * keys.plane)
-            images = Image(pixels, keys.height, keys.stride, keys.plane, factor)
-            for g in range(cols.shape[0]):
-                axis = Axis(cols[g, 0], cols[g, 1], cols[g, 2], cols[g, 3], cols[g, 4])
-                for first in range(0, rows.shape[0], SHIFTS):
-                    last = min(first + SHIFTS, rows.shape[0])
-                    _meet(query, images, channels, rows, first, last, axis, shape, offset, limits, state, room)
+            images = Image(pixels, keys.height, keys.stride, keys.plane, 0, 0)
+            for g in range(cols.shape[1]):
+                for first in range(0, rows.shape[1], SHIFTS):
+                    last = min(first + SHIFTS, rows.shape[1])
+                    if sizes > 1:
+                        for i in range(first, last):
+                            _keep(planes, i - first, query, images, factor, channels, rows, i, _reach(cols, windows, g), wrapped, zero)
+                    for s in range(sizes):
+                        axis, window = _axis(cols, s, g), Window(_U(windows[s, 0]), _U(windows[s, 1]), wrapped)
+                        limits = Limits(zero, far, splat(cuts[s]), slack)
+                        if sizes > 1:
+                            _meet(query, images, factor, channels, rows, s, first, last, axis, window, offset, limits, state, room, planes)
+                        else:
+                            _meet(query, images, factor, channels, rows, s, first, last, axis, window, offset, limits, state, room, None)
             terms += most
             if terms + most > TERMS or block + LANES >= count:
                 _flush(best, sums, b, state, channels)

@@ -7,6 +7,7 @@ no shift at all brings every pixel onto one of its own border class.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,16 @@ class Layout:
         pixels, .33 for each pair, 1.5 for each row of differences and 5 for each pixel. Compared with the cost of other ways."""
         rows, cols = (int((table[:, 4] - table[:, 3]).sum()) for table in (self.rows, self.cols))
         return 0.25 * rows * cols + 0.33 * self.pairs + 1.5 * rows * len(self.cols) + 5 * math.prod(self.shape)
+
+
+def together(tables: Sequence[Int[np.ndarray, "_ 5"]]) -> Int[np.ndarray, "sizes _ 5"]:
+    """The shifts of several sizes along one axis, in the same order; where a size has none, its range is empty."""
+    shifts = sorted({int(row[0]) for table in tables for row in table})
+    out = np.zeros((len(tables), len(shifts), 5), np.int64)
+    out[:, :, 0] = shifts
+    for found, table in zip(out, tables, strict=True):
+        found[[shifts.index(row[0]) for row in table]] = table
+    return out
 
 
 def zeros(height: int, width: int, window: Size) -> Layout:

@@ -1,0 +1,89 @@
+"""What the machines that see patches share: the size of the patch, over time or several at once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from theory.data.imageset import ImageSet
+from theory.denoiser import Posterior
+from theory.errors import InputError
+from theory.machines.base import AnalyticDenoiser
+from theory.noise import Schedule
+from theory.patches import PatchSchedule, PatchSize, Size, check_border
+from theory.types import BatchLabels, Images, Times
+
+
+class PatchDenoiser(AnalyticDenoiser):
+    """A machine every pixel of which sees a patch.
+
+    Args:
+        data, schedule, engine, memory, rtol, distributed: As in `AnalyticDenoiser`.
+        patch_size: Odd number of pixels, a pair ``(height, width)``, a list of sizes over equal
+            intervals of t, or a `PatchSchedule`.
+        border: ``"zeros"`` (patches are cut off) or ``"circular"`` (patches wrap).
+
+    Raises:
+        InputError: If the patch size or the border is not one of these.
+    """
+
+    per_pixel = True
+
+    def __init__(
+        self,
+        data: ImageSet,
+        schedule: Schedule | None = None,
+        *,
+        patch_size: PatchSize,
+        border: str = "zeros",
+        **options,
+    ) -> None:
+        self.patch_sizes = PatchSchedule.of(patch_size)
+        self.border = check_border(border)
+        super().__init__(data, schedule, **options)
+
+    def patch_size(self, t: float) -> Size:
+        return self.patch_sizes(t)
+
+    def check_size(self, size: Size) -> None:
+        """Refuse patches that the machine has no use for."""
+
+    def sweep(self, x_t: Images, t: Times, sizes: Sequence[int | Size], label: BatchLabels | None = None) -> list[Posterior]:
+        """The posteriors of the same noisy images for several patch sizes, whatever the machine's own is.
+
+        Where sums are made by windows (on the CPU, ``rtol=0``), training images are read and differences of pixels are taken once for all
+        sizes; the result is that of one machine for each size.
+
+        Args:
+            x_t: Noisy images with shape ``(B, C, H, W)``, float32 or float64.
+            t: Time in (0, 1], with shape ``()`` or ``(B,)``.
+            sizes: Patch sizes, as in ``patch_size``.
+            label: Restrict the training set to a class, with shape ``()`` or ``(B,)``.
+
+        Returns:
+            A posterior for each size, in the order of ``sizes``.
+
+        Raises:
+            InputError: If shapes, times, sizes or labels do not fit, or ``sigma_t`` is 0.
+        """
+        if not sizes:
+            raise InputError("no patch sizes", "at least one", "give numbers of pixels such as [3, 5, 7]")
+        windows = [PatchSchedule.of(size).sizes[0] for size in sizes]
+        for window in windows:
+            self.check_size(window)
+        alpha, sigma, _, classes = self._asked(x_t, t, label)
+        found: list[list[Posterior]] = [[] for _ in windows]
+        order = []
+        for kind in dict.fromkeys(classes):
+            rows = [i for i, other in enumerate(classes) if other == kind]
+            order += rows
+            for parts, part in zip(found, self._sweep(x_t[rows], alpha[rows], sigma[rows], kind, windows), strict=True):
+                parts.append(part)
+        back = torch.tensor(order, device=x_t.device).argsort()
+        return [Posterior(*(torch.cat(field)[back] for field in zip(*parts, strict=True))) for parts in found]
+
+    def _sweep(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, sizes: list[Size]) -> list[Posterior]:
+        layouts = [self._windows(label, size, x_t) for size in sizes] if self.rtol == 0 else [None]
+        if None in layouts:
+            return [self._posterior(x_t, alpha, sigma, label, size) for size in sizes]
+        return self._solve_windows(layouts, x_t, alpha, sigma, label)
