@@ -5,6 +5,7 @@ Each case runs in a process of its own, so that its peak memory is its own, and 
 - **ours**: pairs of patches per second of one score (the second call; the first builds what is kept), and its
   largest error on a part of the data, against float64 by another way (a sum over listed patches);
 - the **peers** of `benchmarks.peers`, on 64 of the same queries and 20,000 keys, at the middle noise level;
+- **sweeps**: seconds of all patch sizes from the smallest to the largest in one pass, beside those of each by itself;
 - **exp**: how many float32 exponentials torch computes in a second, in the cache: one is needed for each pair;
 - **sgemm**: the rate of a float32 matrix product, the limit of the ideal score.
 
@@ -43,7 +44,7 @@ GEMM = 0.8  # share of the sgemm rate that the ideal score is to reach
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--smoke", action="store_true", help="few images and cases, to see that it runs")
-    parser.add_argument("--images", type=int, default=200, help="training images 3x32x32")
+    parser.add_argument("--images", type=int, default=500, help="training images 3x32x32")
     parser.add_argument("--patches", type=int, nargs="+", default=PATCHES, help="patch sizes")
     parser.add_argument("--sigmas", type=float, nargs="+", default=SIGMAS, help="noise levels")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="what to compare with")
@@ -52,7 +53,8 @@ def main() -> None:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
-        print(json.dumps(measure(*json.loads(arguments.case))))
+        kind, *rest = json.loads(arguments.case)
+        print(json.dumps(measure_sweep(*rest) if kind == "sweep" else measure(kind, *rest)))
         return
     count, patches, sigmas, peers = arguments.images, arguments.patches, arguments.sigmas, arguments.peers
     if arguments.smoke:
@@ -62,12 +64,15 @@ def main() -> None:
     cases = [(f"els {border}", k, s, count, others) for border in ("circular", "zeros") for k, s, others in levels]
     cases += [("ls circular", k, 0.3, count, []) for k in (patches[0], patches[-1])]
     cases += [("es", 32, 0.3, count, []), ("is", 32, 0.3, 100 if arguments.smoke else 50_000, [])]
-    rows = [apart(case) for case in track(cases, "measuring", console=Console(stderr=True), disable=not sys.stderr.isatty())]
+    sizes = list(range(patches[0], max(patches) + 1, 2)) if len(patches) > 1 else [3, 5]
+    sweeps = [("sweep", border, sizes, s, count) for border in ("circular", "zeros") for s in sorted({min(sigmas), max(sigmas)})]
+    rows = [apart(case) for case in track(cases + sweeps, "measuring", console=Console(stderr=True), disable=not sys.stderr.isatty())]
+    rows, sweeps = rows[: len(cases)], rows[len(cases) :]
     Console(width=180).print(table(rows, peers))
-    report(rows)
+    report(rows, sweeps)
     if arguments.out:
         about = {"machine": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        arguments.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        arguments.out.write_text(json.dumps({**about, "rows": rows, "sweeps": sweeps}, indent=1) + "\n")
     if arguments.plot:
         plot(rows, peers, arguments.plot)
 
@@ -96,6 +101,21 @@ def measure(case: str, patch_size: int, sigma: float, count: int, peers: list[st
     row["error"] = error(kind, border, patch_size, data, schedule, x[:1], t)
     row["peers"] = {name: peer(name, border, patch_size, x, data.images, schedule, t) for name in peers}
     return row
+
+
+def measure_sweep(border: str, sizes: list[int], sigma: float, count: int) -> dict:
+    """Seconds of all patch sizes in one pass, and of each by itself."""
+    data, schedule = jittered(count), CosineSchedule()
+    t = float(schedule.time(sigma / (1 - sigma**2) ** 0.5))
+    x = schedule.perturb(data.images[:1], t, torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    runs = {k: machine("els", border, k, data, schedule) for k in sizes}
+    sweep = runs[sizes[0]].sweep
+    alone = {}
+    for k, run in runs.items():
+        run(x, t)
+        alone[k] = min(timed(lambda run=run: run(x, t)) for _ in range(3))
+    sweep(x, t, sizes)
+    return {"border": border, "sigma": sigma, "sweep": min(timed(lambda: sweep(x, t, sizes)) for _ in range(3)), "alone": alone}
 
 
 def jittered(count: int) -> ImageSet:
@@ -179,7 +199,7 @@ def table(rows: list[dict], peers: list[str]) -> Table:
     return shown
 
 
-def report(rows: list[dict]) -> None:
+def report(rows: list[dict], sweeps: list[dict]) -> None:
     """Print the limits of the machine, and every aim that is missed."""
     exp, gemm = (max(r[name] for r in rows) for name in ("exp", "gemm"))
     print(f"limits measured: {exp:.2e} exponentials/s, {gemm / 1e9:.0f} GF/s sgemm")
@@ -193,15 +213,16 @@ def report(rows: list[dict]) -> None:
             misses += [f"ideal score: {share:.2f} of sgemm, aim {GEMM}"] if share < GEMM else []
     for border in ("circular", "zeros"):
         for sigma in sorted({r["sigma"] for r in rows}):
-            rates = {r["patch"]: r["pairs"] for r in rows if r["case"] == f"els {border}" and r["sigma"] == sigma}
-            if len(rates) > 1:
-                growth = rates[min(rates)] / rates[max(rates)]
-                print(f"els {border}, sigma {sigma:g}: a pair at patch {max(rates)} costs {growth:.2f} x that at {min(rates)}")
+            times = {r["patch"]: r["seconds"] for r in rows if r["case"] == f"els {border}" and r["sigma"] == sigma}
+            if len(times) > 1:
+                growth = times[max(times)] / times[min(times)]
+                print(f"els {border}, sigma {sigma:g}: a score at patch {max(times)} costs {growth:.2f} x that at {min(times)}")
                 misses += [f"els {border}, sigma {sigma:g}: growth {growth:.2f}, aim {GROWTH}"] if growth > GROWTH else []
-                times = [r["seconds"] for r in rows if r["case"] == f"els {border}" and r["sigma"] == sigma]
-                together = sum(times) / max(times)
-                print(f"els {border}, sigma {sigma:g}: {len(times)} patch sizes, one after the other, take {together:.2f} x the dearest")
-                misses += [f"els {border}, sigma {sigma:g}: all sizes {together:.2f}, aim {TOGETHER}"] if together > TOGETHER else []
+    for s in sweeps:
+        dearest, total, what = max(s["alone"].values()), sum(s["alone"].values()), f"els {s['border']}, sigma {s['sigma']:g}"
+        together = s["sweep"] / dearest
+        print(f"{what}: {len(s['alone'])} patch sizes in one pass cost {together:.2f} x the dearest, {s['sweep'] / total:.2f} x one by one")
+        misses += [f"{what}: all sizes {together:.2f} x the dearest, aim {TOGETHER}"] if together > TOGETHER else []
     print("\n".join(["missed:", *misses]) if misses else "all aims met")
 
 

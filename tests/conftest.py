@@ -22,7 +22,7 @@ def import_unchecked(name: str) -> None:
     spec.loader.exec_module(sys.modules[name])
 
 
-for module in ("exponential", "lanes", "windows.kernel", "pruned.grow", "pruned.search"):
+for module in ("exponential", "lanes", "thin", "windows.kernel", "pruned.grow", "pruned.search"):
     import_unchecked(f"theory.posterior.{module}")
 install_import_hook(["theory", "empirical"], "tests.typecheck.checked")
 

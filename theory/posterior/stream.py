@@ -39,6 +39,7 @@ CROWDED = 1 / 64  # share of candidate pairs above which a float64 product beats
 FEW = 16  # values of a key that are laid out anew for a product
 WIDE = 512  # numbers of a key from which on queries are not met in tiles, where keys are kept anyway
 DOUBLED = 2**22  # numbers of keys copied to float64 at a time
+FEWEST = 2**12  # keys that queries meet at a time, at least, where keys take no room
 RETRY = 8  # key chunks between two attempts to screen a crowded tile
 TILE = {"cpu": 2**21, "cuda": 2**26}  # pairs in flight: what a CPU's caches hold, what fills a GPU
 
@@ -71,7 +72,8 @@ def _chunks(source: KeySource, count: int, memory: int, device: torch.device) ->
     numbers = memory / 8  # in float64, to leave room for a float64 product
     pairs = min(TILE.get(device.type, TILE["cuda"]), numbers / 8)  # a tile, its copies and its mask
     if source.kept and source.dim >= WIDE:  # each reading of such keys costs more than the pairs: let all queries meet them at once
-        items = int(max(1, min(source.items / RETRY, numbers / 8 / (source.groups * source.rows * count))))
+        room = numbers / 8 / (source.groups * source.rows * count)
+        items = int(max(1, min(source.items, max(FEWEST, source.items / RETRY), room)))
         for start in range(0, source.items, items):
             yield start, min(start + items, source.items), count
         return
