@@ -19,10 +19,10 @@ def test_inner_products(queries, width, keys):
     assert_close(thin.inner(a, b), exact, atol=3 * 2.0**-24 * float(a.norm(dim=1).max() * b.norm(dim=1).max()))
 
 
-@pytest.mark.parametrize(
-    ("queries", "shape", "dtype"),
-    [(10, (100, 600), torch.float32), (64, (5, 600), torch.float32), (64, (100, 60), torch.float32), (64, (100, 600), torch.float64)],
-)
+SMALL = [(10, (100, 600), torch.float32), (64, (5, 600), torch.float32), (64, (100, 60), torch.float32), (64, (100, 600), torch.float64)]
+
+
+@pytest.mark.parametrize(("queries", "shape", "dtype"), SMALL, ids=["few queries", "few keys", "short keys", "float64"])
 def test_other_products_are_left_to_the_library(queries, shape, dtype):
     assert not thin.suits(queries, torch.zeros(shape, dtype=dtype))
 

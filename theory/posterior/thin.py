@@ -31,14 +31,9 @@ _inline = njit(nogil=True, error_model="numpy", cache=True, _nrt=False, forceinl
 
 def suits(queries: int, keys: Tensor) -> bool:
     """Whether products of so many rows with these keys are faster here than in a library."""
-    filled = -(-queries // WIDE) * WIDE
-    return (
-        keys.device.type == "cpu"
-        and keys.dtype == torch.float32
-        and keys.is_contiguous()
-        and keys.shape[-1] >= DEPTH
-        and filled <= WASTE * queries
-    )
+    few = -(-queries // WIDE) * WIDE <= WASTE * queries
+    large = len(keys) >= ROWS and keys.shape[1] >= DEPTH
+    return few and large and keys.device.type == "cpu" and keys.dtype == torch.float32 and keys.is_contiguous()
 
 
 def inner(queries: Float[Tensor, "Q d"], keys: Float[Tensor, "K d"]) -> Float[Tensor, "Q K"]:
