@@ -116,7 +116,7 @@ def test_queries_far_from_all_data_are_summed_in_float64(monkeypatch):
     """Distances of 1e5 leave a float32 logit no digit after the point."""
     data, x = images(), (40 * noise((1, 2, 5, 6), seed=3)).float()
     asked = []
-    monkeypatch.setattr(engine, "_run", lambda *a, run=engine._run: (asked.append(a[-1]), run(*a))[1])
+    monkeypatch.setattr(engine, "_run", lambda *a, run=engine._run: (asked.append(a[-2]), run(*a))[1])
     machine = EquivariantLocal(data, patch_size=3, engine="windows")
     single, double = machine(x, 0.1), machine(x.double(), 0.1)
     assert asked == [torch.float32, torch.float64, torch.float64]
@@ -136,6 +136,19 @@ def test_pieces_and_threads_do_not_matter(monkeypatch):
     for a, b, c in zip(whole, pieces, other, strict=True):
         assert_close(a, b, rtol=1e-12)
         assert torch.equal(b, c)  # pieces are merged in their order, whoever computed them
+
+
+def test_working_memory_bounds_the_cores_and_what_they_read(monkeypatch):
+    """Images so large that the budget holds the working memory of no more than a few cores; the result is that of any budget."""
+    data, x = images(40, 1, 100, 90), noise((1, 1, 100, 90), seed=4)
+    asked = []
+    pool = engine.ThreadPoolExecutor
+    monkeypatch.setattr(engine, "ThreadPoolExecutor", lambda cores: asked.append(cores) or pool(cores))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    small, large = (Local(data, patch_size=5, engine="windows", memory=memory)(x, 0.3) for memory in (2**24, 2**30))
+    assert asked[0] < 3 < asked[1]
+    for a, b in zip(small, large, strict=True):
+        assert_close(a, b, rtol=1e-12)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -265,7 +265,9 @@ class AnalyticDenoiser(Denoiser):
         centre = self.centre_of(label)
         centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
         found = []
-        for state, layout in zip(sum_windows(centred, alpha, sigma, *self.training(label, x_t), layouts), layouts, strict=True):
+        for state, layout in zip(
+            sum_windows(centred, alpha, sigma, *self.training(label, x_t), layouts, self.memory), layouts, strict=True
+        ):
             state = self.complete(state)
             numbers = (state.mean, *(v[..., None] for v in (state.log_sum, state.ess, state.skipped_share)))
             fields = (rearrange(v, "1 (b y x) v -> b v y x", y=x_t.shape[-2], x=x_t.shape[-1]) for v in numbers)

@@ -34,7 +34,7 @@ SUMS, PIXELS = 6.0, 1.0  # see `_rounding`
 
 
 def sum_windows(
-    x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingImages, log_weights: Tensor, layouts: Sequence[Layout]
+    x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingImages, log_weights: Tensor, layouts: Sequence[Layout], memory: int
 ) -> list[State]:
     """The states of every pixel of every noisy image after all windows, of each size; differences of pixels are taken once for all.
 
@@ -44,6 +44,7 @@ def sum_windows(
         images: Centred training images ``(N, C, H', W')``; their dtype is the precision of the work.
         log_weights: Log-weight of each training image and window, with shape ``(N,)``.
         layouts: Which windows meet, for each size of the window; all of one border.
+        memory: Bytes that may be used: cores stay idle where their working memory does not fit, but for one.
 
     Returns:
         For each layout the state of one group of ``B H W`` queries, image by image and pixel by pixel.
@@ -54,27 +55,42 @@ def sum_windows(
     pixels = math.prod(layouts[0].shape)
     if len(images) == 0:
         return [State.empty(1, len(x) * pixels, images.shape[1], images.device) for _ in layouts]
-    threads = ThreadPoolExecutor(torch.get_num_threads())
+    step = _step(layouts, math.prod(images.shape[1:]), memory)
+    reading = 2 * min(step, len(images)) * math.prod(images.shape[1:])  # wrapped
+    needed = 8 * (kernel.room(images.shape[1], layouts[0].shape, np.array([layout.window for layout in layouts])) + reading)
+    cores = max(1, min(torch.get_num_threads(), memory // needed))
+    threads = ThreadPoolExecutor(cores)
     try:
-        states = _run(threads, x, alpha, sigma, images, log_weights, layouts, images.dtype)
+        states = _run(threads, x, alpha, sigma, images, log_weights, layouts, images.dtype, step)
         for state, layout in zip(states, layouts, strict=True) if images.dtype == torch.float32 else ():
             rough = (_rounding(x, alpha, sigma, images, state.max.reshape(len(x), -1)) > TOLERANCE).nonzero()[:, 0]
             if len(rough):
-                (again,) = _run(threads, x[rough], alpha[rough], sigma[rough], images, log_weights, [layout], torch.float64)
+                (again,) = _run(threads, x[rough], alpha[rough], sigma[rough], images, log_weights, [layout], torch.float64, step)
                 state.put((rough[:, None] * pixels + torch.arange(pixels)).flatten(), again)
     finally:
         threads.shutdown(cancel_futures=True)  # an interrupted run does not finish its queue first
     return states
 
 
+def _step(layouts: Sequence[Layout], numbers: int, memory: int) -> int:
+    """Training images of so many numbers that are summed at a time, whatever the number of cores."""
+    most = min(PIECE / sum(layout.cost for layout in layouts), min(NUMBERS, memory / 64) / numbers)
+    return max(1, int(most) // LANES) * LANES
+
+
 def _run(
-    threads, x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, log_weights: Tensor, layouts: Sequence[Layout], dtype
+    threads,
+    x: Images,
+    alpha: Tensor,
+    sigma: Tensor,
+    images: TrainingImages,
+    log_weights: Tensor,
+    layouts: Sequence[Layout],
+    dtype: torch.dtype,
+    step: int,
 ) -> list[State]:
-    """All pieces of the training images, merged in their order; some noisy images at a time."""
-    cost = sum(layout.cost for layout in layouts)
-    most = int(min(PIECE / cost, NUMBERS / math.prod(images.shape[1:])))
-    step = max(1, most // LANES) * LANES
-    batch = max(1, int(PIECE / (cost * min(step, len(images)))))
+    """All pieces of ``step`` training images, merged in their order; some noisy images at a time."""
+    batch = max(1, int(PIECE / (sum(layout.cost for layout in layouts) * min(step, len(images)))))
     costs = (-log_weights.double() / math.log(2)).to(dtype).split(step)
     scales = math.sqrt(math.log2(math.e) / 2) / sigma
     widest = [max(layouts, key=lambda layout, axis=axis: layout.window[axis]) for axis in (0, 1)]

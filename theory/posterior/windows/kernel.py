@@ -263,15 +263,23 @@ def _accumulate(a, b, c, d, offset, best, sums, plane, va, vb, vc, vd, value_pla
 
 def rooms(kind: np.dtype, channels: int, shape: tuple[int, int], windows: np.ndarray) -> tuple[np.ndarray, ...]:
     """Working memory of `sum_windows`, which may serve one call at a time."""
+    return tuple(aligned(size, kind) for size in _sizes(channels, shape, windows))
+
+
+def room(channels: int, shape: tuple[int, int], windows: np.ndarray) -> int:
+    """Numbers of the working memory."""
+    return sum(_sizes(channels, shape, windows))
+
+
+def _sizes(channels: int, shape: tuple[int, int], windows: np.ndarray) -> tuple[int, ...]:
     (height, width), (high, wide), sizes = shape, windows.max(0).tolist(), len(windows)
     pitch, plane = width * LANES, height * width * LANES + APART
     line = (width + wide - 1) * LANES
     kept = SHIFTS * _apart(height, high, line) if sizes > 1 else 0
-    needed = (
+    return (
         SHIFTS * plane, line, line, 4 * pitch, high // 4 * 4 * pitch, min(high, height) * pitch, sizes * plane,
         sizes * (2 + channels) * plane, kept, kept,
     )  # fmt: skip
-    return tuple(aligned(size, kind) for size in needed)
 
 
 def _apart(height: int, high: int, line: int) -> int:
