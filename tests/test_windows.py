@@ -1,6 +1,7 @@
 """The window engine against lists of patches, brute force and float64; its parts against numpy."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -112,6 +113,29 @@ def test_float32_is_within_the_stated_error_of_float64(sigma, size):
     assert_close(single.log_evidence.double(), double.log_evidence, atol=2 * engine.TOLERANCE, rtol=1e-6)
 
 
+@pytest.mark.parametrize("clean", [True, False], ids=["clean", "noisy"])
+@pytest.mark.parametrize("kind", ["one colour", "two colours", "photos"])
+def test_rounding_stays_below_its_bound(kind, clean):
+    """Also where all pixels of a window are alike, whose rounding errors would add up if they were, and where there is no noise."""
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.rand(2, 18, 3, 1, 1, generator=generator) * 2 - 1
+    data = colours[0].expand(-1, -1, 20, 20).clone()
+    if kind == "two colours":
+        data[..., 10:] = colours[1]
+    data = load("photos", count=18, size=20).images if kind == "photos" else data
+    x, weights = data[:2].double(), torch.zeros(16)
+    for k, sigma in itertools.product((3, 9, 17), (0.05, 0.3, 0.7)):
+        alpha, sigma = torch.full((2,), (1 - sigma**2) ** 0.5).double(), torch.full((2,), sigma).double()
+        noisy = alpha[0] * x + (0 if clean else sigma[0] * noise(x.shape, k))
+        table = layout.circular(20, 20, (k, k))
+        with ThreadPoolExecutor(1) as threads:
+            (single,), (double,) = (
+                engine._run(threads, noisy, alpha, sigma, data[2:], weights, [table], dtype, 16) for dtype in (torch.float32, torch.float64)
+            )
+        bound = engine._rounding(noisy, alpha, sigma, data[2:], double.max.reshape(2, -1))
+        assert bool(((single.log_sum - double.log_sum).abs().reshape(2, -1).amax(1) <= bound).all())
+
+
 def test_queries_far_from_all_data_are_summed_in_float64(monkeypatch):
     """Distances of 1e5 leave a float32 logit no digit after the point."""
     data, x = images(), (40 * noise((1, 2, 5, 6), seed=3)).float()
@@ -136,6 +160,17 @@ def test_pieces_and_threads_do_not_matter(monkeypatch):
     for a, b, c in zip(whole, pieces, other, strict=True):
         assert_close(a, b, rtol=1e-12)
         assert torch.equal(b, c)  # pieces are merged in their order, whoever computed them
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_small_images(dtype):
+    """So many weights of a pixel that float32 sums are taken over to float64 in between, and in one piece."""
+    data, x = images(8000, 1, 3, 3), noise((2, 1, 3, 3), seed=4).to(dtype)
+    table = layout.circular(3, 3, (3, 3))
+    assert engine._step([table], 9, 2**29) > 8000 > LANES * kernel.TERMS / 9
+    whole, listed = (EquivariantLocal(data, patch_size=3, border="circular", engine=name)(x, 0.6) for name in ("windows", "stream"))
+    for a, b in zip(whole, listed, strict=True):
+        assert_close(a, b, rtol=1e-10 if dtype == torch.float64 else 1e-5)
 
 
 def test_working_memory_bounds_the_cores_and_what_they_read(monkeypatch):
