@@ -26,10 +26,10 @@ from theory.posterior.stream import stream_sum
 from theory.types import Coefficients, Float, PerQuery, Queries
 
 TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is
-SUMS, PIXELS = 6.0, 1.0  # see `_rounding`
+SUMS, WITHIN = 6.0, 16.0  # see `_rounding`
 VALUES = 16  # numbers in a value, at most, that are kept in registers
-TILE = {torch.float32: (64, 64), torch.float64: (32, 64)}  # queries and keys of a tile
-DIMS = 16  # coordinates added up without compensation
+TILE = {torch.float32: (16, 128), torch.float64: (8, 128)}  # queries and keys of a tile: a thread has all queries and one key
+DIMS = 8  # coordinates added up without compensation
 FLOOR = {torch.float32: -60.0, torch.float64: -500.0}  # smallest exponent, in bits: squares stay above the smallest normal number
 PROGRAMS = 1024  # that keep a GPU busy
 WARPS = 4
@@ -72,19 +72,19 @@ def _summed(queries: Queries, alpha: Tensor, sigma: Tensor, source: KeySource, m
     groups, count, dim = queries.shape
     state = State.empty(groups, count, source.value_dim, queries.device)
     error = torch.zeros_like(state.sum)
-    reach, heaviest = state.sum.new_zeros(()), state.sum.new_full((groups, 1), -torch.inf)
+    heaviest = state.sum.new_full((groups, 1), -torch.inf)
     numbers = memory / 8  # in float64
     items = items_within(source, numbers / 6)  # keys, their copies and the images they come from
-    width = max(1, int(numbers / 4 / (groups * (dim + DIMS))))
+    width = max(1, int(numbers / 8 / (groups * (dim + DIMS))))  # queries and their copies
     for start in range(0, source.items, items):
         chunk = _Chunk.of(source.read(start, min(start + items, source.items)))
-        reach, heaviest = torch.maximum(reach, chunk.reach), torch.maximum(heaviest, chunk.heaviest)
+        heaviest = torch.maximum(heaviest, chunk.heaviest)
         for first in range(0, count, width):
             rows = slice(first, min(first + width, count))
             part = _meet(queries[:, rows], alpha[rows], sigma[rows], chunk)
             state.put(rows, state.rows(rows).merge(part))
         if chunk.keys.dtype == torch.float32:
-            error = _rounding(queries, alpha, sigma, reach, heaviest - state.max)
+            error = _rounding(heaviest - state.max)
     return state, error.where(heaviest > -torch.inf, 0.0)
 
 
@@ -96,7 +96,6 @@ class _Chunk:
         keys, values: With shapes ``(G, d, K)`` and ``(G, v, K)``.
         costs: Minus the binary logarithms of the weights, ``(G, K)``.
         concentration: Of merged keys ``(G, K)``, or None.
-        reach: Largest number in the keys.
         heaviest: Largest log-weight of each group, ``(G, 1)``.
     """
 
@@ -104,7 +103,6 @@ class _Chunk:
     values: Tensor
     costs: Tensor
     concentration: Tensor | None
-    reach: Tensor
     heaviest: Tensor
 
     @classmethod
@@ -119,7 +117,6 @@ class _Chunk:
             _laid_out(values, values.shape[2], count, kind),
             costs,
             merged,
-            keys.abs().max().double(),
             log_weights.double().amax(1, keepdim=True),
         )
 
@@ -140,8 +137,11 @@ def _meet(queries: Queries, alpha: Tensor, sigma: Tensor, chunk: _Chunk) -> Stat
     (groups, dims, keys), kind, device = chunk.keys.shape, chunk.keys.dtype, queries.device
     (high, wide), channels = TILE[kind], chunk.values.shape[1]
     scale, factor, stretch = _scales(alpha, sigma, kind)
+    high = min(high, triton.next_power_of_2(queries.shape[1]))
     count = _whole(queries.shape[1], high)
-    scaled = _laid_out(queries * scale[:, None], dims, count, kind)
+    scaled = queries * scale[:, None]
+    rest = scaled - scaled.to(kind)  # zero in float64
+    scaled, rest = (_laid_out(x, dims, count, kind) for x in (scaled, rest))
     factors = torch.zeros(count, dtype=kind, device=device)
     factors[: len(factor)] = -factor
     blocks, tiles = groups * count // high, keys // wide
@@ -150,12 +150,14 @@ def _meet(queries: Queries, alpha: Tensor, sigma: Tensor, chunk: _Chunk) -> Stat
     splits = -(-(keys // wide) // tiles)
     best = torch.empty(splits, groups, count, dtype=torch.float64, device=device)
     sums = torch.empty(splits, groups, 2 + channels, count, dtype=torch.float64, device=device)
-    sum_keys[(blocks, splits)](
-        scaled, factors, chunk.keys, chunk.costs, chunk.values, chunk.costs if chunk.concentration is None else chunk.concentration,
-        best, sums, count, keys, dims // DIMS, tiles,
-        QUERIES=high, KEYS=wide, DIMS=DIMS, VALUES=channels, WIDTH=triton.next_power_of_2(channels),
-        MERGED=chunk.concentration is not None, FLOOR=FLOOR[kind], num_warps=WARPS,
-    )  # fmt: skip
+    merged = chunk.concentration is not None
+    with torch.cuda.device_of(queries):
+        sum_keys[(blocks, splits)](
+            scaled, rest, factors, chunk.keys, chunk.costs, chunk.values, chunk.concentration if merged else chunk.costs,
+            best, sums, count, keys, dims // DIMS, tiles,
+            QUERIES=high, KEYS=wide, DIMS=DIMS, VALUES=channels, WIDTH=triton.next_power_of_2(channels),
+            SPLIT=kind != torch.float64, MERGED=merged, FLOOR=FLOOR[kind], num_warps=WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
     cut = slice(queries.shape[1])
     return _merged(best[..., cut], sums[..., cut], stretch)
 
@@ -163,8 +165,8 @@ def _meet(queries: Queries, alpha: Tensor, sigma: Tensor, chunk: _Chunk) -> Stat
 def _scales(alpha: Tensor, sigma: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """The scale of queries, that of keys, and by how much costs come out too small.
 
-    The scale of the keys has the precision of the work, and the other follows from it in float64: together they are exact for
-    a slightly different sigma. The error of a cost is then relative to the cost, instead of to the keys.
+    The scale of the keys has the precision of the work, and the other follows from it in float64: no rounding, but a slightly
+    different sigma. What that does to a cost is relative to the cost.
     """
     scale = math.sqrt(math.log2(math.e) / 2) / sigma
     factor = (alpha * scale).to(kind)
@@ -181,10 +183,13 @@ def _merged(best: Float[Tensor, "S G Q"], sums: Float[Tensor, "S G n Q"], stretc
     return State(-math.log(2) * stretch * top, total[:, 0], square, total[:, 2:].mT.contiguous())
 
 
-def _rounding(queries: Queries, alpha: Tensor, sigma: Tensor, reach: Tensor, distance: PerQuery) -> PerQuery:
-    """Bound on the rounding error of the float32 logits that matter, for each query."""
-    unit = torch.finfo(torch.float32).eps / 2
-    distance = distance.clamp(min=0)
-    steps = math.ceil(queries.shape[2] / DIMS)
-    reach = (queries.abs().amax(-1) + alpha * reach) / (math.sqrt(2) * sigma)
-    return unit * (SUMS * distance / math.sqrt(steps) + PIXELS * 2 * distance.sqrt() * reach)
+def _rounding(distance: PerQuery) -> PerQuery:
+    """Bound on the rounding error of the float32 logits that matter, from the distance of the nearest key as a logit without its sign.
+
+    Those that matter are within `WITHIN` of the largest. Differences are rounded relative to themselves (`kernel._distances`), `DIMS` of
+    their squares are added up at a time, and the sums of these with compensation: ``SUMS u l`` at most, with ``l`` a logit without its
+    sign and ``u`` the unit roundoff, whatever the noise level and the number of coordinates. The
+    largest error found in the interpreter is 5.3 of these units, of constant images without noise, whose errors add up; 4 of photographs,
+    digits and noise, for patches of 3 to 31 pixels and sigma from .005 to 3, and the less the more coordinates. Measured, not proven.
+    """
+    return SUMS * torch.finfo(torch.float32).eps / 2 * (distance.clamp(min=0) + WITHIN)

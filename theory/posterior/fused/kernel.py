@@ -1,3 +1,4 @@
+# ruff: noqa: N803 (arguments fixed at compile time are in capitals)
 r"""The loop over pairs of queries and keys, in Triton. Importing this needs triton.
 
 Everything is counted in bits: a key costs ``|s q - f k|^2 - log2 w`` bits with ``s^2 = log2(e) / 2 sigma^2`` and ``f = alpha s``,
@@ -16,10 +17,11 @@ def _weights(exponents, floor):
 
 
 @triton.jit
-def _distances(queries, keys, factors, start, query_count, key_count, steps, DIMS: tl.constexpr):  # noqa: N803
+def _distances(queries, rests, keys, rows, columns, factors, start, query_count, key_count, steps, DIMS: tl.constexpr, SPLIT: tl.constexpr):
     """``start + |q + f k|^2`` for a tile of pairs, and what is to be subtracted from it.
 
-    Direct differences: no cancellation, no matrix product. `DIMS` coordinates are added up at a time, and their sums with
+    Direct differences, each rounded once as a whole: the error is relative to the difference, because queries come in two parts where
+    `SPLIT`, and factors and keys are exact. `DIMS` coordinates are added up at a time, and their sums with
     compensation (Kahan), so that the rounding error does not grow with the number of coordinates.
     """
     total = start
@@ -27,7 +29,10 @@ def _distances(queries, keys, factors, start, query_count, key_count, steps, DIM
     for _ in range(steps):
         part = tl.zeros_like(total)
         for _coordinate in range(DIMS):
-            differences = tl.fma(factors[:, None], tl.load(keys)[None, :], tl.load(queries)[:, None])
+            differences = tl.fma(factors[:, None], tl.load(keys + columns)[None, :], tl.load(queries + rows)[:, None])
+            if SPLIT:
+                differences += tl.load(rests + rows)[:, None]
+                rests += query_count
             part = tl.fma(differences, differences, part)
             queries += query_count
             keys += key_count
@@ -40,15 +45,15 @@ def _distances(queries, keys, factors, start, query_count, key_count, steps, DIM
 
 @triton.jit
 def sum_keys(
-    queries, factors, keys, costs, values, concentration, best, sums,
+    queries, rests, factors, keys, costs, values, concentration, best, sums,
     query_count, key_count, steps, tiles,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, DIMS: tl.constexpr, VALUES: tl.constexpr, WIDTH: tl.constexpr,
-    MERGED: tl.constexpr, FLOOR: tl.constexpr,
-):  # fmt: skip  # noqa: N803
+    SPLIT: tl.constexpr, MERGED: tl.constexpr, FLOOR: tl.constexpr,
+):  # fmt: skip
     """Partial states of a tile of queries of one group (first axis of the grid) after a split of the keys (second axis).
 
     Args:
-        queries: Scaled queries ``(G, d, Q)``.
+        queries, rests: Scaled queries ``(G, d, Q)``, and what they lose by rounding, not read unless `SPLIT`.
         factors: Minus the scale of the keys of each query, ``(Q,)``.
         keys, costs, values: ``(G, d, K)``, ``(G, K)`` and ``(G, v, K)``; keys of weight zero cost ``inf``.
         concentration: Of merged keys ``(G, K)``; not read unless `MERGED`.
@@ -64,7 +69,8 @@ def sum_keys(
     rows = tl.program_id(0) % (query_count // QUERIES) * QUERIES + tl.arange(0, QUERIES)
     columns = tl.program_id(1) * tiles * KEYS + tl.arange(0, KEYS)
     channels = tl.arange(0, WIDTH)
-    query = queries + group * steps * DIMS * query_count + rows
+    query = queries + group * steps * DIMS * query_count
+    rest = rests + group * steps * DIMS * query_count
     key = keys + group * steps * DIMS * key_count
     factor = tl.load(factors + rows)
 
@@ -76,12 +82,13 @@ def sum_keys(
         cost = tl.load(costs + group * key_count + columns)
         absent = cost == float("inf")
         start = tl.where(absent, 0.0, cost)[None, :] + tl.zeros((QUERIES, KEYS), costs.dtype.element_ty)
-        total, excess = _distances(query, key + columns, factor, start, query_count, key_count, steps, DIMS)
+        total, excess = _distances(query, rest, key, rows, columns, factor, start, query_count, key_count, steps, DIMS, SPLIT)
         total = tl.where(absent[None, :], float("inf"), total)
 
         lower = tl.minimum(lowest, tl.min(total, 1))
-        shrink = _weights(lower - lowest, FLOOR).to(tl.float64)
-        weights = _weights((lower[:, None] - total) + excess, FLOOR)
+        level = tl.where(lower == float("inf"), 0.0, lower)  # no difference of infinities
+        shrink = _weights(level - lowest, FLOOR).to(tl.float64)
+        weights = _weights((level[:, None] - total) + excess, FLOOR)
         squares = weights * weights
         if MERGED:
             squares *= tl.load(concentration + group * key_count + columns)[None, :]
