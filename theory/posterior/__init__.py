@@ -9,8 +9,8 @@ candidates, weight ``w_j``) that carry values ``v_j``:
 The sum is a monoid (`state`), apart from how it is summed: `dense` keeps every logit and can be
 differentiated, `stream` runs through the keys in pieces within a memory budget. Machines only
 choose queries, keys, values and weights (`source`). Where candidates are all windows of images,
-`windows` sums them without ever listing them. `fused` is `stream` in one kernel for GPUs, with triton, which it
-loads when asked for.
+`windows` sums them without ever listing them. `fused` sums listed ones in one kernel for GPUs;
+triton is loaded when it is asked for.
 """
 
 from theory.errors import InputError, choices
@@ -25,8 +25,7 @@ ENGINES = ("auto", "windows", *SUMS)
 
 
 def summation(name: str):
-    """How an engine sums candidates that are listed: ``dense`` (differentiable), ``triton`` (a fused kernel for GPUs), or any other's
-    ``stream`` (exact, within a budget).
+    """How an engine sums listed candidates: ``dense`` (differentiable), ``triton`` (fused), or any other's ``stream`` (within a budget).
 
     Raises:
         InputError: If there is no such engine, or it needs triton and that is not installed.
