@@ -110,13 +110,13 @@ def test_float32_is_exact_enough_without_a_second_sum(dim, keys, place, monkeypa
 
 def test_splits_tiles_and_chunks_change_nothing(place, monkeypatch, small_tiles):
     """Keys side by side on the grid, one tile after the other in a program, or read in pieces: all are merged alike."""
-    q, k, v, w = problem(groups=2, keys=70, dim=10)
+    q, k, v, w = problem(groups=2, keys=70, dim=7)
     seen = []
     original = engine._merged
     monkeypatch.setattr(engine, "_merged", lambda best, *rest: seen.append(len(best)) or original(best, *rest))
     for sigma in (0.1, 3.0):
         states = []
-        for programs, memory in ((1, MEMORY), (2**10, MEMORY), (10, MEMORY), (1, 2**15), (2**10, 2**14)):
+        for programs, memory in ((1, MEMORY), (2**10, MEMORY), (10, MEMORY), (1, 2**15), (2**10, 2**13)):
             monkeypatch.setattr(engine, "PROGRAMS", programs)
             states.append(summed(q, k, v, w, 0.9, sigma, place, memory))
         assert_same(states[0], stream_sum(q, *coefficients(0.9, sigma, 7), source_of(k, v, w), MEMORY), 1e-11)
