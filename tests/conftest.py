@@ -1,26 +1,14 @@
 """Shapes and types in signatures are checked at run time, here and nowhere else."""
 
-import importlib.util
 import os
-import sys
-from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
-import tests.typecheck  # noqa: F401  (the hook finds it by name)
+from tests.typecheck import import_unchecked
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker is a core, and so are the processes it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def import_unchecked(name: str) -> None:
-    """Import a module before the hook, which would put a Python function around each of its compiled ones."""
-    path = Path(__file__).parent.parent.joinpath(*name.split(".")).with_suffix(".py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-
 
 for module in ("exponential", "lanes", "thin", "windows.kernel", "pruned.grow", "pruned.search"):
     import_unchecked(f"theory.posterior.{module}")

@@ -2,46 +2,22 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import assert_close, noise, random_images
+from tests.helpers import assert_close, noise, random_images, random_set, refused
+from tests.sums import coefficients, exact, problem, source_of
 from theory.data import ImageSet
+from theory.errors import InputError
 from theory.machines import EquivariantLocal, Ideal, Local
-from theory.posterior import Keys, KeySource, State, dense_sum, stored
+from theory.posterior import State, dense_sum, fused, stored
 from theory.posterior import stream as engine
 from theory.posterior import stream_sum as stream
 from theory.posterior.stream import FLOOR, _chunks, _product, _Tile
 
 MEMORY = 2**26
-
-
-def source_of(keys, values, log_weights) -> KeySource:
-    return KeySource(
-        lambda a, b: Keys(keys[:, a:b], values[:, a:b], log_weights[:, a:b]), keys.shape[1], len(keys), 1, keys.shape[2], values.shape[2]
-    )
-
-
-def exact(queries, keys, values, log_weights, alpha, sigma) -> torch.Tensor:
-    """Posterior means in extended precision, where logits of 1e9 still have correct differences."""
-    q, k, v, w = (x.numpy().astype(np.longdouble) for x in (queries, keys, values, log_weights))
-    distance = ((q[:, :, None] - np.longdouble(alpha) * k[:, None]) ** 2).sum(-1)
-    logits = w[:, None] - distance / (2 * np.longdouble(sigma) ** 2)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return torch.from_numpy((weights @ v / weights.sum(-1, keepdims=True)).astype(np.float64))
-
-
-def problem(groups=2, queries=7, keys=40, dim=5, value_dim=3, seed=0, dtype=torch.float64):
-    k = noise((groups, keys, dim), seed).to(dtype)
-    q = k[:, torch.arange(queries) % keys].double() + 0.3 * noise((groups, queries, dim), seed + 1)
-    return q, k, noise((groups, keys, value_dim), seed + 2).to(dtype), torch.log(torch.rand(groups, keys).to(dtype) + 0.01)
-
-
-def coefficients(alpha, sigma, queries):
-    return torch.full((queries,), alpha, dtype=torch.float64), torch.full((queries,), sigma, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("sigma", [1e-6, 0.01, 0.1, 0.5, 0.999, 100.0])
@@ -275,3 +251,12 @@ def test_effective_sample_size_counts_merged_candidates_one_by_one():
     p = torch.exp(w[0] - (0.3 - 0.9 * k[0, :, 0].double()) ** 2 * 2 / (2 * 0.8**2))
     for state in states:
         assert_close(state.ess, (p.sum() ** 2 / p.square().sum())[None, None], rtol=1e-12)
+
+
+def test_the_fused_engine_asks_for_triton_when_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    with pytest.raises(InputError) as error:
+        EquivariantLocal(random_set(), patch_size=3, engine="triton")
+    refused(error, "engine='triton' without triton", "score-machines[gpu]")
+    with pytest.raises(InputError):
+        fused.fused_sum(*problem()[:1], *coefficients(0.9, 0.3, 7), source_of(*problem()[1:]), MEMORY)

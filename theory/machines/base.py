@@ -70,7 +70,8 @@ class AnalyticDenoiser(Denoiser):
         data: The training set.
         schedule: The noise schedule; the cosine schedule of the papers by default.
         engine: How sums are made: ``"auto"``, the fastest exact way; ``"windows"`` (machines that see patches, on the CPU),
-            ``"stream"`` (anything), or ``"dense"`` (small problems, differentiable). All agree up to rounding.
+            ``"stream"`` (anything), ``"triton"`` (a fused kernel for GPUs, not yet run on one), or ``"dense"`` (small problems,
+            differentiable). All agree up to rounding.
         memory: Working memory in bytes, beyond the training images, the result and the index (``rtol``).
         rtol: Share of the posterior weight that may be left out, in [0, 1). Where that is faster, candidates with provably less
             weight than this, all together, are skipped, with the help of an index that is built once and kept on disk

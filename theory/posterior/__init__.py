@@ -9,23 +9,31 @@ candidates, weight ``w_j``) that carry values ``v_j``:
 The sum is a monoid (`state`), apart from how it is summed: `dense` keeps every logit and can be
 differentiated, `stream` runs through the keys in pieces within a memory budget. Machines only
 choose queries, keys, values and weights (`source`). Where candidates are all windows of images,
-`windows` sums them without ever listing them.
+`windows` sums them without ever listing them. `fused` sums listed ones in one kernel for GPUs;
+triton is loaded when it is asked for.
 """
 
 from theory.errors import InputError, choices
 from theory.posterior.dense import dense_sum
+from theory.posterior.fused import fused_sum, require_triton
 from theory.posterior.source import Keys, KeySource, distinct_share, stored
 from theory.posterior.state import State
 from theory.posterior.stream import stream_sum
 
-SUMS = {"stream": stream_sum, "dense": dense_sum}
+SUMS = {"stream": stream_sum, "dense": dense_sum, "triton": fused_sum}
 ENGINES = ("auto", "windows", *SUMS)
 
 
 def summation(name: str):
-    """How an engine sums candidates that are listed: ``dense`` (differentiable), or any other's ``stream`` (exact, within a budget)."""
+    """How an engine sums listed candidates: ``dense`` (differentiable), ``triton`` (fused), or any other's ``stream`` (within a budget).
+
+    Raises:
+        InputError: If there is no such engine, or it needs triton and that is not installed.
+    """
     if name not in ENGINES:
         raise InputError(f"engine {name!r}", choices(ENGINES), "choose one of these")
+    if name == "triton":
+        require_triton()
     return SUMS.get(name, stream_sum)
 
 

@@ -59,7 +59,7 @@ class State:
             self.skipped * a + other.skipped * b,
         )
 
-    def rows(self, rows: Tensor) -> "State":
+    def rows(self, rows: Tensor | slice) -> "State":
         """The states of some queries."""
         return State(*(x[:, rows] for x in (self.max, self.sum, self.square, self.weighted, self.skipped)))
 

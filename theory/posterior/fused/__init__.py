@@ -1,0 +1,39 @@
+"""Exact posterior sums in one fused kernel, written in Triton, for GPUs: ``engine="triton"``.
+
+Differences, exponentials and sums of all pairs of queries and keys are made in registers, without a matrix of logits (`kernel`);
+`engine` lays out the data, merges what the parts of the grid found and checks the rounding. Never chosen by ``"auto"``: so far it
+has run in Triton's interpreter only.
+"""
+
+from importlib.util import find_spec
+
+from theory.errors import InputError
+from theory.posterior.source import KeySource
+from theory.posterior.state import State
+from theory.types import Coefficients, Queries
+
+
+def require_triton() -> None:
+    """Refuse to go on without triton, which is not imported before it is needed.
+
+    Raises:
+        InputError: If triton is not installed.
+    """
+    if find_spec("triton") is None:
+        raise InputError(
+            "engine='triton' without triton",
+            "triton 3.1 or later to be installed (Linux)",
+            "install it with pip install \"score-machines[gpu]\", or use engine='auto'",
+        )
+
+
+def fused_sum(queries: Queries, alpha: Coefficients, sigma: Coefficients, source: KeySource, memory: int) -> State:
+    """The state of all queries after all keys: arguments and result of `engine.sum_fused`, which is loaded here.
+
+    Raises:
+        InputError: If triton is not installed, or the queries are on a device it can't run on.
+    """
+    require_triton()
+    from theory.posterior.fused.engine import sum_fused
+
+    return sum_fused(queries, alpha, sigma, source, memory)
