@@ -30,7 +30,7 @@ from theory.types import Coefficients, Images, TrainingImages
 PIECE = 4e6  # nanoseconds of work for one thread at a time
 NUMBERS = 2**22  # pixels of training images that it reads at a time
 TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is
-SUMS, PIXELS = 6.5, 1.1  # see `_rounding`
+SUMS, PIXELS = 6.0, 1.0  # see `_rounding`
 
 
 def sum_windows(
@@ -166,7 +166,7 @@ def _rounding(x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, l
 
     With ``l`` the largest logit without its sign and ``u`` the unit roundoff: sums of positive terms put ``SUMS u l`` into a
     logit, however many terms; rounding the pixels puts ``PIXELS 2 sqrt(l) u (|x| + |alpha k|) / (sqrt(2) sigma)``, since
-    errors of single pixels are independent. The bound is 1.4 times the largest error found, on photographs, digits, noise and images of
+    errors of single pixels are independent. The bound is 1.3 times the largest error found, on photographs, digits, noise and images of
     one and two colours, with noise and without, for patches of 3 to 31 pixels and sigma from .01 to .95.
     """
     unit = torch.finfo(images.dtype).eps / 2
