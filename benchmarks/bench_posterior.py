@@ -236,7 +236,7 @@ def plot(rows: list[dict], peers: list[str], path: Path) -> None:
         sizes = sorted({r["patch"] for r in chosen})
         at = [[r for r in chosen if r["patch"] == k] for k in sizes]
         beside = [next(r["peers"] for r in group if r["peers"] or not peers) for group in at]
-        axes.fill_between(sizes, *([f(r["pairs"] for r in group) for group in at] for f in (min, max)), alpha=0.4, label="ours")
+        axes.fill_between(sizes, *([f(r["pairs"] for r in group) for group in at] for f in (min, max)), alpha=0.4, label="this package")
         for name in peers:
             axes.plot(sizes, [found[name]["pairs"] for found in beside], marker=".", label=name)
         axes.axhline(max(r["exp"] for r in rows), color="0.4", ls="--", lw=0.8)
