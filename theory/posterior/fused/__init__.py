@@ -23,7 +23,7 @@ def require_triton() -> None:
         raise InputError(
             "engine='triton' without triton",
             "triton 3.1 or later to be installed (Linux)",
-            "install it with pip install \"score-machines[gpu]\", or use engine='auto'",
+            "install it with pip install triton, or use engine='auto'",
         )
 
 
