@@ -257,6 +257,6 @@ def test_the_fused_engine_asks_for_triton_when_it_is_not_installed(monkeypatch):
     monkeypatch.setattr(fused, "find_spec", lambda name: None)
     with pytest.raises(InputError) as error:
         EquivariantLocal(random_set(), patch_size=3, engine="triton")
-    refused(error, "engine='triton' without triton", "score-machines[gpu]")
+    refused(error, "engine='triton' without triton", "pip install triton")
     with pytest.raises(InputError):
         fused.fused_sum(*problem()[:1], *coefficients(0.9, 0.3, 7), source_of(*problem()[1:]), MEMORY)
