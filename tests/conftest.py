@@ -2,6 +2,7 @@
 
 import os
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -21,6 +22,12 @@ import torch  # noqa: E402
 def _own_cache(tmp_path_factory) -> None:
     """No index of a user's is read or left behind."""
     os.environ["SCORE_MACHINES_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def as_users_run_it(monkeypatch):
+    """Without the type checker of the tests, which would be the first to refuse a wrong type."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

@@ -2,7 +2,6 @@
 
 from itertools import product
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -233,12 +232,6 @@ def test_size_i_holds_at_i_over_n_where_the_product_rounds_down(i, n):
 # --------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.fixture
-def as_users_run_it(monkeypatch):
-    """Without the type checker of the tests, which would be the first to refuse a wrong type."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
 @pytest.mark.parametrize(
     "size",
     [
@@ -257,7 +250,7 @@ def as_users_run_it(monkeypatch):
 def test_sizes_that_are_not_odd_positive_whole_numbers_are_refused(size, as_users_run_it):
     with pytest.raises(InputError) as error:
         PatchSchedule.of(size)
-    refused(error, f"patch size {size}", "odd positive")
+    refused(error, f"patch size {size!r}", "odd positive")
 
 
 @pytest.mark.parametrize(("sizes", "bad"), [([3, 4], "4"), ([2, 3], "2"), ([3, (5, 6)], "(5, 6)"), ([3, [5, 5]], "[5, 5]")])

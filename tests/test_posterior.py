@@ -239,6 +239,14 @@ def test_effective_sample_size_of_a_uniform_posterior_counts_the_keys():
     assert_close(state.ess, torch.full((1, 7), 40.0), rtol=1e-9)
 
 
+def test_effective_sample_size_with_weights_whose_squares_underflow():
+    images = torch.zeros(4, 1, 2, 2)
+    images[2:] = 0.5
+    data = ImageSet(images, "tiny", weights=torch.tensor([1, 1, 1e-300, 1e-300], dtype=torch.float64))
+    for machine in (EquivariantLocal(data, patch_size=3, engine="stream"), Ideal(data)):
+        assert_close(machine(torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.3).ess.flatten()[0], 2.0, rtol=1e-9)
+
+
 def test_effective_sample_size_counts_merged_candidates_one_by_one():
     """Merging equal keys saves work; it must not show. Weights 1, 2 and 3 of one key count as three candidates."""
     k, v = torch.zeros(1, 4, 2), torch.zeros(1, 4, 1)

@@ -14,6 +14,7 @@ A border class is a rectangle of pixels with one common window, so it is stored 
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Integral
 
 import torch
 from einops import rearrange
@@ -59,18 +60,18 @@ class PatchSchedule:
         return cls(tuple(_size(s) for s in sizes))
 
 
-PatchSize = int | Size | list[int | Size] | PatchSchedule
+PatchSize = Integral | Size | list[Integral | Size] | PatchSchedule
 
 
 def _size(size) -> Size:
     pair = size if isinstance(size, tuple) else (size, size)
-    if len(pair) != 2 or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 or k % 2 == 0 for k in pair):
+    if len(pair) != 2 or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 or k % 2 == 0 for k in pair):
         raise InputError(
-            f"patch size {size}",
+            f"patch size {size!r}",
             "odd positive numbers of pixels, such as 5 or (3, 1)",
             "a window needs a central pixel: use an odd whole number",
         )
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def check_border(border: str) -> str:

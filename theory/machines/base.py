@@ -9,6 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -121,6 +122,7 @@ class AnalyticDenoiser(Denoiser):
         self._kept_forests: dict[tuple, "Forest"] = {}
         self._kept_layouts: dict[tuple, Layout | None] = {}
         self._kept_problems: dict[tuple, list[Problem]] = {}
+        self._kept_own: dict[int | None, tuple[Tensor, Tensor]] = {}
         self._kept_images: dict[tuple, tuple[TrainingImages, Tensor]] = {}
         self._kept_centres: dict[int | None, Tensor] = {}
 
@@ -229,7 +231,7 @@ class AnalyticDenoiser(Denoiser):
     def _cost(self, label: int | None, size: Size, like: Tensor) -> float:
         """Nanoseconds that the exact sum of a noisy image is expected to take on one core."""
         if (layout := self._windows(label, size, like)) is not None:
-            return layout.cost * len(self.training(label, like)[0]) * (1.0 if like.dtype == torch.float32 else DOUBLE)
+            return layout.cost * len(self.own(label)[0]) * (1.0 if like.dtype == torch.float32 else DOUBLE)
         return _stream_cost(self._problems(label, size, like))
 
     def _exact(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
@@ -265,17 +267,16 @@ class AnalyticDenoiser(Denoiser):
 
         centre = self.centre_of(label)
         centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
+        states = sum_windows(centred, alpha, sigma, *self.training(label, x_t), self.exact(label, x_t), layouts, self.memory)
         found = []
-        for state, layout in zip(
-            sum_windows(centred, alpha, sigma, *self.training(label, x_t), layouts, self.memory), layouts, strict=True
-        ):
+        for state, layout in zip(states, layouts, strict=True):
             state = self.complete(state)
             numbers = (state.mean, *(v[..., None] for v in (state.log_sum, state.ess, state.skipped_share)))
             fields = (rearrange(v, "1 (b y x) v -> b v y x", y=x_t.shape[-2], x=x_t.shape[-1]) for v in numbers)
             mean, log_sum, ess, skipped = fields
             normaliser = x_t.shape[1] * layout.area * torch.log(sigma * math.sqrt(2 * math.pi)).reshape(-1, 1, 1)
             log_evidence = log_sum[:, 0] - torch.log(layout.partners) - normaliser
-            found.append(Posterior((mean + centre).to(x_t), *(v.to(x_t) for v in (log_evidence, ess[:, 0], skipped[:, 0]))))
+            found.append(Posterior(*(v.to(x_t) for v in (mean + centre, log_evidence, ess[:, 0], skipped[:, 0]))))
         return found
 
     def _windows(self, label: int | None, size: Size, like: Tensor) -> Layout | None:
@@ -299,7 +300,7 @@ class AnalyticDenoiser(Denoiser):
 
     def _window_wins(self, layout: Layout, label: int | None, size: Size, like: Tensor) -> bool:
         """Whether windows are faster than the stream, which gains where the data repeat few distinct patches."""
-        images, log_weights = self.training(label, like)
+        images, log_weights = self.own(label)
         source = next(self.problems(images, log_weights, size)).source
         count = max(2, PROBE // (source.rows * source.groups))
         probe = source.read(0, min(source.items, count, items_within(source, self.memory / 8 / 2)))
@@ -334,12 +335,22 @@ class AnalyticDenoiser(Denoiser):
         """Centred images of a class and their log-weights, with the dtype and device of ``like``; of this process alone."""
         key = (label, like.dtype, like.device)
         if key not in self._kept_images:
+            images, log_weights = self.own(label)
+            parts = images, self.centre_of(label), like.dtype, like.device
+            self._kept_images[key] = Centred(*parts) if self.data.on_disk else centred(*parts), log_weights.to(like)
+        return self._kept_images[key]
+
+    def own(self, label: int | None) -> tuple[Tensor, Tensor]:
+        """Images of a class as they are, and their log-weights in float64; of this process alone."""
+        if label not in self._kept_own:
             chosen = self.data.select(label)
             mine = ranks.own_share(len(chosen.images)) if self.distributed else slice(None)
-            parts = chosen.images[mine], self.centre_of(label), like.dtype, like.device
-            images = Centred(*parts) if self.data.on_disk else centred(*parts)
-            self._kept_images[key] = images, torch.log(chosen.weights[mine]).to(like)
-        return self._kept_images[key]
+            self._kept_own[label] = chosen.images[mine], torch.log(chosen.weights[mine].double())
+        return self._kept_own[label]
+
+    def exact(self, label: int | None, like: Tensor) -> Centred:
+        """`training` in float64, centred as they are read: centring rounds float32 numbers."""
+        return Centred(self.own(label)[0], self.centre_of(label), torch.float64, like.device)
 
     def _agreed(self, choices: Tensor) -> Tensor:
         """Choices that all processes must make alike."""
@@ -425,7 +436,7 @@ def pixels(rows: tuple[int, int], cols: tuple[int, int]) -> Int[Tensor, "n 2"]:
 
 
 def _check_rtol(rtol: float, engine: str) -> float:
-    if not (isinstance(rtol, int | float) and 0 <= rtol < 1):
+    if not (isinstance(rtol, Real) and 0 <= rtol < 1):
         raise InputError(f"rtol={rtol!r}", "a share of the weight in [0, 1)", "use 0 for exact sums, or a small number such as 1e-4")
     if rtol > 0 and engine != "auto":
         raise InputError(f"rtol={rtol:g} with engine={engine!r}", "engine='auto'", "other engines are exact: leave out one of the two")
@@ -433,6 +444,6 @@ def _check_rtol(rtol: float, engine: str) -> float:
 
 
 def _check_memory(memory: int) -> int:
-    if memory < MINIMUM:
-        raise InputError(f"memory={memory} bytes", f"at least {MINIMUM} bytes (16 MB)", "raise the budget")
+    if not (isinstance(memory, Real) and MINIMUM <= memory < math.inf):
+        raise InputError(f"memory={memory!r} bytes", f"at least {MINIMUM} bytes (16 MB)", "raise the budget")
     return int(memory)

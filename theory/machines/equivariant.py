@@ -37,11 +37,11 @@ class Equivariant(AnalyticDenoiser):
     def _posterior(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, size: Size) -> Posterior:
         if self.engine != "auto":
             return super()._posterior(x_t, alpha, sigma, label, size)
-        (images, log_weights), centre = self.training(label, x_t), self.centre_of(label).to(x_t.device)
+        images, log_weights, centre = self.exact(label, x_t), self.own(label)[1].to(x_t.device), self.centre_of(label).to(x_t.device)
         shifts, dim = size[0] * size[1], x_t[0].numel()
         centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
         spectra = self._spectra_of(label, images)
-        mine = sum_shifts(centred, alpha, sigma, images, log_weights.double() - math.log(shifts), spectra, self.memory // 2)
+        mine = sum_shifts(centred, alpha, sigma, images, log_weights - math.log(shifts), spectra, self.memory // 2)
         state = self.complete(mine)
         log_evidence = state.log_sum[0] - dim * torch.log(sigma * math.sqrt(2 * math.pi))
         mean = (state.mean[0].reshape(x_t.shape) + centre).to(x_t)
@@ -53,7 +53,7 @@ class Equivariant(AnalyticDenoiser):
         if key not in self._spectra:
             needed = 8 * math.prod(images.shape)
             small = needed <= self._room
-            self._spectra[key] = torch.fft.rfft2(images[:].double()) if small else None
+            self._spectra[key] = torch.fft.rfft2(images[:]) if small else None
             self._room -= needed if small else 0
         return self._spectra[key]
 

@@ -1,6 +1,7 @@
 """What the machines that see patches share: the size of the patch, over time or several at once."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class PatchDenoiser(AnalyticDenoiser):
     def check_size(self, size: Size) -> None:
         """Refuse patches that the machine has no use for."""
 
-    def sweep(self, x_t: Images, t: Times, sizes: Sequence[int | Size], label: BatchLabels | None = None) -> list[Posterior]:
+    def sweep(self, x_t: Images, t: Times, sizes: Sequence[Integral | Size], label: BatchLabels | None = None) -> list[Posterior]:
         """The posteriors of the same noisy images for several patch sizes, whatever the machine's own is.
 
         Where sums are made by windows (on the CPU, ``rtol=0``), training images are read and differences of pixels are taken once for all
@@ -57,7 +58,7 @@ class PatchDenoiser(AnalyticDenoiser):
         Args:
             x_t: Noisy images with shape ``(B, C, H, W)``, float32 or float64.
             t: Time in (0, 1], with shape ``()`` or ``(B,)``.
-            sizes: Patch sizes, as in ``patch_size``.
+            sizes: List of odd numbers of pixels or pairs ``(height, width)``; ``(3, 5)`` itself is two sizes.
             label: Restrict the training set to a class, with shape ``()`` or ``(B,)``.
 
         Returns:
@@ -66,9 +67,9 @@ class PatchDenoiser(AnalyticDenoiser):
         Raises:
             InputError: If shapes, times, sizes or labels do not fit, or ``sigma_t`` is 0.
         """
-        if not sizes:
-            raise InputError("no patch sizes", "at least one", "give numbers of pixels such as [3, 5, 7]")
-        windows = [PatchSchedule.of(size).sizes[0] for size in sizes]
+        if not isinstance(sizes, list | tuple | range) or not sizes:
+            raise InputError(f"patch sizes {sizes!r}", "a list of at least one", "give numbers of pixels or pairs, such as [3, 5, (7, 3)]")
+        windows = [_one(size) for size in sizes]
         for window in windows:
             self.check_size(window)
         alpha, sigma, _, classes = self._asked(x_t, t, label)
@@ -87,3 +88,10 @@ class PatchDenoiser(AnalyticDenoiser):
         if None in layouts:
             return [self._posterior(x_t, alpha, sigma, label, size) for size in sizes]
         return self._solve_windows(layouts, x_t, alpha, sigma, label)
+
+
+def _one(size) -> Size:
+    """A size of a sweep, which can't change over time."""
+    if isinstance(size, list | PatchSchedule):
+        raise InputError(f"patch size {size!r} in a sweep", "odd numbers of pixels or pairs", "give one size, whatever the time")
+    return PatchSchedule.of(size).sizes[0]

@@ -113,7 +113,7 @@ def _merge(keys: Tensor, values: Tensor, log_weights: Tensor) -> tuple[Tensor, T
     top = log_weights.max()
     each = torch.exp(log_weights.double() - top)
     weights, squares = (torch.zeros(count, dtype=torch.float64, device=keys.device).index_add_(0, inverse, w) for w in (each, each**2))
-    concentration = torch.where(weights > 0, squares / weights.clamp(min=torch.finfo(torch.float64).tiny) ** 2, 1.0)
+    concentration = torch.where(squares > 0, squares / weights.clamp(min=torch.finfo(torch.float64).tiny) ** 2, 1.0)
     return keys[first], values[first], (torch.log(weights) + top).to(log_weights), concentration.to(log_weights)
 
 

@@ -24,7 +24,7 @@ SLICE = 128  # queries that walk together
 TOLERANCE = 4e-4  # bound on the error of a cost in float32 that is used as it is
 INFLATED = 1.001  # covers the rounding of the bounds themselves
 TASK = 2e5  # nanoseconds that each tree takes besides the walk
-UNEQUAL = 2.0**-60, 2.0**-900  # smallest share of the weight for sums in float32, and at all: exponentials end at 2^-120 and 2^-1000
+UNEQUAL = 2.0**-60, 2.0**-450  # smallest share of the weight for sums in float32, and at all, for its square to be kept
 # Each so manieth row and column of pixels tells beforehand what a noisy image will cost; they may cost so many times their share.
 PROBES = (16, 2.0), (6, 1.0)
 WHOLE = ((4, 1.0),)  # the same of a posterior over whole images
