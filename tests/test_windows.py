@@ -165,6 +165,28 @@ def test_rounding_stays_below_its_bound(kind, clean):
         assert bool((error <= bound + 1e-6).all())  # sums of exponentials are rounded too
 
 
+def test_noisy_images_are_rounded_without_bias():
+    """All pixels alike: rounding to nearest would give all of them the same error, up to half a unit in the last place."""
+    x = torch.full((1, 3, 40, 40), 1 / 3 + 1e-9, dtype=torch.float64)
+    error = (engine._rounded(x, torch.float32).double() - x) / 2.0**-25
+    assert float(error.abs().max()) <= 1
+    assert abs(float(error.mean())) < 5 / error.numel() ** 0.5  # five standard errors, at most
+    assert torch.equal(engine._rounded(x, torch.float64), x)
+
+
+@pytest.mark.parametrize("sigma", [0.013, 0.11, 0.23, 0.37, 0.71])
+def test_the_rounded_factor_of_training_images_leaves_no_error_of_one_sign(sigma):
+    """Distances of a black image from another: all errors that remain are independent, and their mean is far below one of them."""
+    image, alpha = random_images(1, 3, 40, 40) + 2, torch.full((1,), (1 - sigma**2) ** 0.5).double()
+    x, sigma = torch.zeros(1, 3, 40, 40, dtype=torch.float64), torch.full((1,), sigma).double()
+    table = layout.in_place(40, 40, (3, 3), "circular")
+    with ThreadPoolExecutor(1) as threads:
+        (single,), (double,) = (
+            engine._run(threads, x, alpha, sigma, image, torch.zeros(1), [table], dtype, 16) for dtype in (torch.float32, torch.float64)
+        )
+    assert abs(float((single.log_sum / double.log_sum - 1).mean())) < 2e-8
+
+
 def test_queries_far_from_all_data_are_summed_in_float64(monkeypatch):
     """Distances of 1e5 leave a float32 logit no digit after the point."""
     data, x = images(), (40 * noise((1, 2, 5, 6), seed=3)).float()

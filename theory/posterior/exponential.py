@@ -42,7 +42,7 @@ LOW32, LOW64 = np.float32(-120.0), np.float64(-1000.0)
 
 
 def exp2(x):
-    """``2^x`` for x <= 0, floored at 2^-120 (float32) or 2^-1000: no denormal number is ever made."""
+    """``2^x`` for x up to some bits above 0, floored at 2^-120 (float32) or 2^-1000: no denormal number is ever made."""
     raise NotImplementedError
 
 

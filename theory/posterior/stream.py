@@ -33,7 +33,6 @@ from theory.types import Coefficients, Float, PerQuery, Queries
 
 TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is; the typical error is ten times smaller
 SAFETY = 4.0  # above the largest error found, 3.6 units of `_rounding`, on photographs with patches of 3 to 31 pixels
-SAFE = 2.7  # the same for keys of `WIDE` numbers and more, on whole photographs and noise: 2.4 units
 FLOOR = -60.0  # smallest exponent relative to the maximum
 CROWDED = 1 / 64  # share of candidate pairs above which a float64 product beats direct differences
 FEW = 16  # values of a key that are laid out anew for a product
@@ -219,12 +218,11 @@ class _Tile:
     def _rounding(self) -> PerQuery:
         """Bound on the rounding error of a logit from a product in the precision of the keys.
 
-        ``safety u (2 |a q| |k| + |a k|^2) / sigma^2``, with ``u`` the unit roundoff. A strict bound grows
+        ``SAFETY u (2 |a q| |k| + |a k|^2) / sigma^2``, with ``u`` the unit roundoff. A strict bound grows
         with the length of the sum; errors of single terms are independent and products are summed in
         blocks, so that a constant holds in practice. It is measured, not proven.
         """
-        safety = SAFETY if self.queries.shape[-1] < WIDE else SAFE
-        unit = safety * torch.finfo(self.chunk.keys.dtype).eps / 2
+        unit = SAFETY * torch.finfo(self.chunk.keys.dtype).eps / 2
         reach = self.alpha * self.chunk.radius
         return unit * reach * (2 * self.queries.square().sum(-1).sqrt() + reach) / self.sigma**2
 

@@ -1,7 +1,7 @@
 r"""Exact posteriors of the windows of noisy images over the windows of training images, on the CPU.
 
 All pairs of windows of a noisy and a training image are met shift by shift (`kernel`), without a
-matrix of patches and at a cost that does not grow with the window. Work is cut into pieces of a
+matrix of patches and at a cost that hardly grows with the window. Work is cut into pieces of a
 fixed number of training images, whatever the number of threads, and the pieces are merged in their
 order: the result is the same on any number of cores.
 
@@ -29,7 +29,7 @@ from theory.types import Coefficients, Images, TrainingImages
 
 PIECE = 4e6  # nanoseconds of work for one thread at a time
 NUMBERS = 2**22  # pixels of training images that it reads at a time
-TOLERANCE = 4.8e-4  # bound on the error of a float32 logit that is used as it is
+TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is
 SUMS, PIXELS = 7.0, 1.2  # see `_rounding`
 
 
