@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu, unfold
+from torch.nn.functional import linear, pad, silu, unfold
 
 from empirical.networks import heads
-from empirical.networks.blocks import Condition, Film, Network, conv, pixels, with_ones
+from empirical.networks.blocks import Condition, Film, Network, conv, for_convolutions, pixels, with_ones
 
 HEADS = {
     "cnn": heads.Readout,
@@ -35,10 +35,11 @@ class Trunk(nn.Module):
         self.films = nn.ModuleList([Film(hidden) for _ in range(3)])
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        condition, z = self.condition(t, label), with_ones(x)
-        for layer, film in zip((self.first, self.second, self.last), self.films, strict=True):
-            z = silu(film(layer(z), condition))
-        return pixels(z)
+        condition, z = self.condition(t, label), for_convolutions(with_ones(x))
+        z = silu(self.films[0](self.first(z), condition))
+        z = pixels(silu(self.films[1](self.second(z), condition)))
+        z = linear(z, self.last.weight.flatten(1), self.last.bias)  # a 1x1 convolution
+        return silu(self.films[2](z, condition))
 
 
 class AttentionCNN(Network):

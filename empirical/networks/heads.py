@@ -24,7 +24,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import linear
 
 from empirical.networks.blocks import pixels
 
@@ -94,9 +94,9 @@ class Top1(Identity):
     def attention(self, logits: Tensor) -> Tensor:
         if not self.training:
             return _hard(logits)
-        gumbel = -torch.empty_like(logits).exponential_().log()
-        soft = torch.softmax(logits + gumbel, -1)
-        return _hard(logits + gumbel) + soft - soft.detach()
+        noisy = logits - torch.empty_like(logits).exponential_().log()
+        soft = torch.softmax(noisy, -1)
+        return _hard(noisy) + soft - soft.detach()
 
 
 class Full(nn.Module):
@@ -113,8 +113,10 @@ class Full(nn.Module):
         self.key.load_state_dict(self.query.state_dict())
 
     def forward(self, z: Tensor) -> Tensor:
-        attention = torch.softmax(self.beta * self.query(z) @ self.key(z).mT, -1)
-        return self.local(z) + attention @ self.value(z)
+        parts = (self.query, self.key, self.local, self.value)  # one product for all four: most of the time goes into reading z
+        weight, bias = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
+        query, key, local, value = linear(z, weight, bias).split([len(p.weight) for p in parts], -1)
+        return local + torch.softmax(self.beta * query @ key.mT, -1) @ value
 
     def settle(self, z: Tensor, guess: Tensor) -> None:
         r"""Start to look for pixels with the same surroundings.
@@ -173,4 +175,4 @@ class SpatialAttention(nn.Module):
 
 
 def _hard(logits: Tensor) -> Tensor:
-    return one_hot(logits.argmax(-1), logits.shape[-1]).to(logits)
+    return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from empirical.networks.blocks import Condition, Film, Network, PixelNorm, conv, with_ones
+from empirical.networks.blocks import Condition, Film, Network, PixelNorm, conv, for_convolutions, with_ones
 
 
 class ResNet(Network):
@@ -28,7 +28,7 @@ class ResNet(Network):
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         condition = self.condition(t, label)
-        z = self.first(with_ones(x))
+        z = self.first(for_convolutions(with_ones(x)))
         for layer, film in zip(self.layers, self.films[:-1], strict=True):
             z = z + layer(silu(film(self.norm(z), condition)))
         return self.last(silu(self.films[-1](self.norm(z), condition)))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from empirical.networks.blocks import Condition, Film, Network, PixelNorm, conv, with_ones
+from empirical.networks.blocks import Condition, Film, Network, PixelNorm, conv, for_convolutions, with_ones
 from empirical.networks.heads import SpatialAttention
 
 LEVELS = 3
@@ -48,7 +48,7 @@ class UNet(Network):
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         condition = self.condition(t, label)
-        z, kept = self.first(with_ones(x)), []
+        z, kept = self.first(for_convolutions(with_ones(x))), []
         for number, layer in enumerate(self.down):
             z = layer(z, condition)
             if number < LEVELS - 1:

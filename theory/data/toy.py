@@ -15,6 +15,7 @@ over 24 bijections and 16 pairs, without the 5056 images (`Toy.posterior_mean`).
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations, product
 
 import torch
@@ -88,8 +89,11 @@ class Toy:
 
     def _means(self, images: Images) -> Tensor:
         """Mean colour of each cell, with shape ``(B, 8, 3)``."""
-        small = rearrange(images, "b c (y i) (x j) -> b c y x (i j)", i=self.cell, j=self.cell).mean(-1)
-        return torch.stack([small[:, :, y, x] for y, x in self._cells], 1)
+        ys, xs = _constants(self.layout, images.dtype, images.device)[2:]
+        small = images
+        if self.cell > 1:
+            small = rearrange(images, "b c (y i) (x j) -> b c y x (i j)", i=self.cell, j=self.cell).mean(-1)
+        return small[:, :, ys, xs].mT
 
     def decode(self, images: Images) -> Int[Tensor, "B 8"]:
         """Nearest colour of each cell (0 red, 1 green, 2 blue, 3 yellow; -1: not a colour)."""
@@ -110,20 +114,29 @@ class Toy:
             alpha_t, sigma_t: Coefficients with shape ``()`` or ``(B,)``.
         """
         alpha, sigma = (torch.as_tensor(c).to(x_t).reshape(-1, 1, 1) for c in (alpha_t, sigma_t))
-        colours = COLOURS.to(x_t)
+        colours, bijections, ys, xs = _constants(self.layout, x_t.dtype, x_t.device)
         # Only the mean of a cell's pixels matters, and its noise is sigma / cell.
         distance = (self._means(x_t)[:, :, None] - alpha[..., None] * colours).square().sum(-1)
-        fit = -distance * self.cell**2 / (2 * sigma**2)  # (B, 8, 4): log-likelihood of a cell's colour
-        pairs = torch.stack([fit[:, :4] + fit[:, 4:][:, :, f] for f in BIJECTIONS.to(x_t.device)], 1)  # (B, 24, 4 pairs, 4 keys)
-        weights = torch.softmax(pairs.logsumexp(-1).sum(-1), 1)
-        keys = weights[..., None, None] * torch.softmax(pairs, -1)
-        mean_keys = keys.sum(1) @ colours
-        mean_values = torch.einsum("bfpk,fkc->bpc", keys, colours[BIJECTIONS])
-        mean = torch.full_like(x_t, BACKGROUND)
-        for i, (y, x) in enumerate(self._cells):
-            area = (..., slice(y * self.cell, (y + 1) * self.cell), slice(x * self.cell, (x + 1) * self.cell))
-            mean[area] = torch.cat([mean_keys, mean_values], 1)[:, i, :, None, None]
-        return mean
+        fit = (-distance * self.cell**2 / (2 * sigma**2)).permute(2, 0, 1)  # (4, B, 8): log-likelihood of a cell's colour
+        keys, values = fit[..., :4].contiguous(), fit[..., 4:].contiguous()
+        pairs = keys + values.index_select(0, bijections.flatten()).unflatten(0, bijections.shape)  # (24, 4 keys, B, 4 pairs)
+        largest = pairs.amax(1, keepdim=True)
+        pairs = (pairs - largest).exp()
+        total = pairs.sum(1, keepdim=True)
+        weights = torch.softmax((total.log() + largest).sum(-1), 0)  # (24, 1, B): of the bijections
+        pairs = pairs * (weights[..., None] / total)
+        mean_keys = torch.einsum("kbp,kc->bcp", pairs.sum(0), colours)
+        mean_values = torch.einsum("fkbp,fkc->bcp", pairs, colours[bijections])
+        mean = x_t.new_full((len(x_t), 3, *LAYOUTS[self.layout][0]), BACKGROUND)
+        mean[:, :, ys, xs] = torch.cat([mean_keys, mean_values], -1)
+        return mean if self.cell == 1 else repeat(mean, "b c y x -> b c (y i) (x j)", i=self.cell, j=self.cell)
+
+
+@lru_cache
+def _constants(layout: str, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Colours, bijections, rows and columns of the cells on a device, brought there once: a step that is captured can't wait for them."""
+    ys, xs = (torch.tensor(side, device=device) for side in zip(*Toy(layout)._cells, strict=True))
+    return COLOURS.to(device, dtype), BIJECTIONS.to(device), ys, xs
 
 
 def obeys(cells: Int[Tensor, "B 8"]) -> Tensor:
