@@ -66,7 +66,7 @@ class Checkpoint:
             with safe_open(path, "pt") as file:
                 header = json.loads((file.metadata() or {})["json"])
                 if header["format"] != FORMAT:
-                    raise KeyError("format")
+                    raise ValueError(f"format {header['format']!r}, not {FORMAT!r}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
             if header.pop("sha256") != _digest(header, tensors):
                 raise ValueError("its contents have changed since")
