@@ -30,6 +30,7 @@ from empirical.checkpoint import NAME, Checkpoint
 from empirical.compare import NULL, Comparison
 from empirical.metrics import sensitivity
 from empirical.train import Config, DivergedError, stop_signal, train
+from empirical.training.memory import keep_freed_memory
 from theory.calibrated import FORMAT as SCHEDULE_FORMAT
 from theory.calibrated import save_patch_schedule
 from theory.commandline import Parser, find_device, guarded
@@ -496,6 +497,7 @@ def _run(a: argparse.Namespace, out: Path) -> int:
         raise InputError(f"--seeds {a.seeds} with digits", "no --seeds: one network of each kind is trained", "leave it out")
     if a.batch < 1:
         raise InputError(f"--batch {a.batch}", "at least 1", "correct the option")
+    keep_freed_memory()
     scale, device = Scale.of(a.study, a.budget, a.steps, a.seeds), find_device(a.device)
     _require_own(out, a.study)
     with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

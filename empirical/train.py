@@ -17,6 +17,7 @@ from empirical.checkpoint import NAME, Checkpoint
 from empirical.networks import NETWORKS
 from empirical.training.config import DECAYS, PRECISIONS, TARGETS, Config
 from empirical.training.loop import stop_signal, train
+from empirical.training.memory import keep_freed_memory
 from empirical.training.trainer import DivergedError, Trainer
 from theory.commandline import Parser, default_out, find_device, guarded
 from theory.data import SOURCES
@@ -76,7 +77,7 @@ def _add_learning(p: argparse.ArgumentParser, d: Config) -> None:
 
 def _add_running(p: argparse.ArgumentParser, d: Config) -> None:
     p.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, to be resumed")
-    p.add_argument("--compile", action="store_true", dest="compiled", help="compile the network; pays on a GPU")
+    p.add_argument("--compile", action="store_true", dest="compiled", help="compile the network")
     p.add_argument(
         "--no-graph", action="store_false", dest="graph", help="on CUDA: launch every operation of a step, instead of one captured graph"
     )
@@ -98,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: dict) -> int:
+    keep_freed_memory()
     extras = {name: arguments.pop(name) for name in ("minutes", "compiled", "graph", "resume", "tensorboard")}
     if not extras["minutes"] > 0:  # written so that NaN counts as too few
         raise InputError(f"--minutes {extras['minutes']:g}", "a positive number", "leave it out to train to the end")

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -190,6 +192,18 @@ def test_resumed_at_every_step_ends_with_the_same_bytes(tmp_path, model, options
     assert (tmp_path / "whole" / NAME).read_bytes() == (tmp_path / "parts" / NAME).read_bytes()
 
 
+def test_a_trainer_that_goes_back_to_the_start_starts_again():
+    data = load(STRIP)
+    again, fresh = Trainer(BASE, data), Trainer(BASE, data)
+    start = again.checkpoint()
+    start = replace(start, tensors={name: x.clone() for name, x in start.tensors.items()})
+    again.step()
+    again.restore(start)
+    again.step()
+    fresh.step()
+    assert all(torch.equal(x, again.learner.state()[name]) for name, x in fresh.learner.state().items())
+
+
 @pytest.mark.parametrize("dataset", [STRIP, "digits"])
 def test_a_step_in_two_parts_is_the_same_step(monkeypatch, dataset):
     """Where the posterior can't be captured only what follows is, on a batch that is copied in; with `capture` left out here."""
@@ -255,6 +269,26 @@ def test_what_cuda_cannot_capture_is_refused_in_one_line(no_cuda, monkeypatch):
     with pytest.raises(InputError, match=r"not permitted when stream is capturing.*--no-graph") as error:
         capturing.capture(lambda: None, dict, torch.device("cpu"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts pages as Linux does")
+def test_kept_memory_is_not_fetched_again():
+    """In a process of its own: arrays of a size that glibc otherwise returns, page by page."""
+    code = """
+import resource, sys, torch
+from empirical.training.memory import keep_freed_memory
+kept = keep_freed_memory()
+for _ in range(3):
+    x = [torch.ones(2**21) for _ in range(3)]
+    del x
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    x = [torch.ones(2**21) for _ in range(3)]
+    del x
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    kept, faults = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert kept == "False" or int(faults) < 6144  # the pages of one round in ten
 
 
 def test_no_graph_is_an_option_that_changes_nothing_without_cuda(tmp_path):

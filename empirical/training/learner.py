@@ -112,7 +112,8 @@ class Learner:
         for prefix, mine in (("model", self.weights), ("average", self.average)):
             for name, x in saved.weights(prefix).items():
                 mine[name].copy_(x)
-        for parameter, state in zip(self._ordered(), moments, strict=False):  # none before the first step
+        self.optimiser.state.clear()  # before the first step there is none
+        for parameter, state in zip(self._ordered(), moments, strict=False):
             self.optimiser.state[parameter] = {key: x.to(self.device, copy=True) for key, x in state.items()}
         self.total.copy_(saved.tensors["progress.total"])
 

@@ -66,7 +66,7 @@ def train(
         device: Where.
         resume: Whether to go on from the checkpoint in ``out``, if there is one.
         minutes: Stop after so long.
-        compiled: Whether to compile the network (worth it on a GPU).
+        compiled: Whether to compile the network.
         graph: Whether steps on CUDA are captured as a graph.
         tensorboard: Whether to write a TensorBoard log too.
         stopped: Asked after every step.
@@ -84,24 +84,27 @@ def train(
         _prepare(trainer, out, resume)
     board = _board(out, tensorboard)
     task = progress.add_task(f"{config.model} seed {config.seed}", total=config.steps, completed=trainer.done) if progress else None
-    clock = Clock(minutes)
-    while trainer.done < config.steps:
+    clock, late = Clock(minutes), False
+    while trainer.done < config.steps and not late:
         _step(trainer, clock)
         late = clock.late() or stopped()
-        if _due(trainer):
-            seconds = clock.each()
-            _record(trainer, trainer.evaluate(), out, board, progress, seconds)
-            clock.restart()
-        elif late and out is not None:
-            trainer.check()
-            trainer.checkpoint().save(out / NAME)
+        _keep(trainer, clock, late, out, board, progress)
         if progress:
             progress.advance(task)
-        if late:
-            break
     if progress:
         progress.remove_task(task)
     return trainer
+
+
+def _keep(trainer: Trainer, clock: Clock, late: bool, out: Path | None, board, progress: Progress | None) -> None:
+    """A record where one is due; otherwise a checkpoint where the run stops."""
+    if _due(trainer):
+        seconds = clock.each()
+        _record(trainer, trainer.evaluate(), out, board, progress, seconds)
+        clock.restart()
+    elif late and out is not None:
+        trainer.check()
+        trainer.checkpoint().save(out / NAME)
 
 
 def _step(trainer: Trainer, clock: Clock) -> None:
