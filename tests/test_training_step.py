@@ -163,7 +163,7 @@ def test_no_tensor_of_a_step_comes_from_the_host(model, dataset, options):
     told = config.network(data)
     model = build(told["name"], data.images.shape[1], **told["options"]).to(device).train()
     batch = Batches(config, data, schedule("cosine"), device)()
-    loss = (model(batch.x_t, batch.t, batch.label) - model.target(batch.goal)).square().mean()
+    loss = (model(batch.x_t, batch.times, batch.label) - model.target(batch.goal)).square().mean()
     loss.backward()
     assert {x.device.type for x in (*batch, loss, *(p.grad for p in model.parameters())) if x is not None} == {"meta"}
 

@@ -36,14 +36,14 @@ class Batch(NamedTuple):
 
     Attributes:
         x_t: Noisy images with shape ``(B, C, H, W)``, float32.
-        t: Their times with shape ``(B,)``, float32.
+        times: Their times with shape ``(B,)``, float32.
         goal: What an ideal network would put out, ``T`` above, with the shape of ``x_t``.
         weight: ``w_t`` with shape ``(B, 1, 1, 1)``, or None where it is 1.
         label: Their classes with shape ``(B,)``, or None.
     """
 
     x_t: Tensor
-    t: Tensor
+    times: Tensor
     goal: Tensor
     weight: Tensor | None
     label: Tensor | None

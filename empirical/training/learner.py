@@ -82,7 +82,7 @@ class Learner:
         target = self.model.target(batch.goal)
         half = torch.autocast(self.device.type, torch.bfloat16, self.config.precision == "bf16", cache_enabled=False)
         with half:  # without a cache: a cast kept from one step would be stale in the next
-            out = self.forward(batch.x_t, batch.t, batch.label).float()
+            out = self.forward(batch.x_t, batch.times, batch.label).float()
         if batch.weight is None:
             return mse_loss(out, target)
         return (batch.weight * (out - target).square()).mean()
