@@ -137,11 +137,12 @@ class Model:
 
     def basis(self, net: Net, draws: Draws) -> Float[Tensor, "n P R"]:
         """1, ELS and features."""
-        return torch.cat([torch.ones_like(draws.els[..., :1]), draws.els, net(draws.u, self.classes)], -1)
+        return torch.cat([torch.ones_like(draws.els[..., :1]), draws.els, net(draws.u, self.classes.to(draws.u.device))], -1)
 
     def roles(self, point: Point, draws: Draws) -> Roles:
         """Values of the roles at every pixel."""
-        values = torch.bmm(self.basis(point.net, draws).transpose(0, 1), point.coefficients.index_select(0, self.classes)).transpose(0, 1)
+        coefficients = point.coefficients.index_select(0, self.classes.to(draws.u.device))
+        values = torch.bmm(self.basis(point.net, draws).transpose(0, 1), coefficients).transpose(0, 1)
         return self.family.roles(dict(zip(self.family.functions, values.split(self.widths, -1), strict=True)))
 
     def loss(self, point: Point, draws: Draws) -> Float[Tensor, " n"]:

@@ -1,0 +1,136 @@
+"""Everything follows the device of its input: shown on a second device made of the CPU (`tests.otherdevice`)."""
+
+import json
+
+import pytest
+import torch
+
+import theory.solve
+from empirical.train import Config, Trainer
+from tests import otherdevice
+from tests.helpers import assert_close
+from theory.data import load
+from theory.machines import MACHINES
+from theory.metrics import noisy_images
+from theory.provenance import provenance
+from theory.sampling import SAMPLERS, initial_noise, sampler
+from theory.stationarity import Options, SolvedScore, solve
+
+pytestmark = pytest.mark.skipif(not otherdevice.AVAILABLE, reason="this torch has no backend for Python (2.13 has)")
+STRIP = "toy:layout=strip"
+OPTIONS = Options(images=200, fresh=100, features=8, iterations=4, embedding=8)
+ROUNDING = 1e-5  # the same float32 operations, some in another order
+
+
+@pytest.fixture(scope="module")
+def device() -> torch.device:
+    return torch.device(otherdevice.install())
+
+
+@pytest.fixture(autouse=True)
+def constants():
+    with otherdevice.Constants():
+        yield
+
+
+@pytest.fixture(scope="module")
+def strip():
+    return load(STRIP)
+
+
+@pytest.fixture(scope="module")
+def solved(strip):
+    return solve(strip, families=("identity", "full"), times=(0.3, 0.6), options=OPTIONS)
+
+
+def here(x):
+    assert x.device.type == otherdevice.NAME
+    return x.cpu()
+
+
+def test_the_device_refuses_what_cuda_refuses(device):
+    x = torch.ones(2, 3, device=device)
+    assert_close(here(x + 1 + torch.tensor(2.0)), torch.full((2, 3), 4.0))
+    assert_close(here(x[torch.tensor([0, 0])]), torch.ones(2, 3))
+    for mixed in (lambda: x + torch.ones(3), lambda: x @ torch.ones(3), lambda: x.index_select(0, torch.tensor([0]))):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+
+
+@pytest.mark.parametrize("border", ["zeros", "circular"])
+@pytest.mark.parametrize("name", MACHINES)
+def test_machines(name, border, device, strip):
+    options = {"patch_size": 3, "border": border} if MACHINES[name].per_pixel else {}
+    machine = MACHINES[name](strip, **options)
+    x_t = noisy_images(strip, machine.schedule, 0.5, 3, 0).x_t.float()
+    expected, found = machine(x_t, 0.5), machine(x_t.to(device), 0.5)
+    assert_close(here(found.mean), expected.mean, rtol=ROUNDING, atol=ROUNDING)
+    assert_close(here(found.log_evidence), expected.log_evidence, rtol=ROUNDING, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["identity", "full"])
+def test_a_solved_score(family, device, solved, strip):
+    score = solved[family]
+    x_t = noisy_images(strip, score.schedule, 0.5, 5, 0).x_t.float()
+    for t in (torch.tensor(0.5), torch.tensor([0.1, 0.3, 0.4, 0.6, 0.9])):  # between levels, on them and beyond
+        assert_close(here(score.denoise(x_t.to(device), t.to(device))), score.denoise(x_t, t), rtol=ROUNDING, atol=ROUNDING)
+    for found, expected in zip(score.split(x_t.to(device), 0.5), score.split(x_t, 0.5), strict=True):
+        assert_close(here(found), expected, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_solving_and_files(device, solved, strip, tmp_path):
+    there = solve(strip, families=("identity", "full"), times=(0.3, 0.6), options=OPTIONS, device=device)
+    there["full"].save(tmp_path / "full")
+    again = SolvedScore.load(tmp_path / "full", strip)
+    for mine, theirs in zip(again.points, solved["full"].points, strict=True):
+        assert mine.coefficients.device.type == "cpu"
+        assert_close(mine.coefficients, theirs.coefficients, rtol=1e-3, atol=1e-3)  # Adam divides rounding errors by small moments
+    x_t = noisy_images(strip, again.schedule, 0.3, 4, 0).x_t.float()
+    assert_close(here(again.denoise(x_t.to(device), 0.3)), again.denoise(x_t, 0.3), rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers(name, device, solved):
+    score = solved["full"]
+    noise = initial_noise(score.schedule, (3, 3, 2, 4), 0)
+    found, expected = (SAMPLERS[name](score, 4)(x).images for x in (noise.to(device), noise))
+    assert sampler(name) is SAMPLERS[name]
+    assert here(found).isfinite().all()
+    if name != "ddpm":  # draws noise on the device
+        assert_close(here(found), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_provenance(device, strip):
+    machine = MACHINES["equivariant_local"](strip, patch_size=3, border="zeros")
+    x_t = noisy_images(strip, machine.schedule, 0.4, 2, 0).x_t.float()
+    found, expected = provenance(machine, x_t.to(device), 0.4), provenance(machine, x_t, 0.4)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert_close(here(mine).double(), theirs.double(), rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "options", [{"families": ["full"], "machines": ["equivariant_local"]}, {"families": [], "machines": ["all"], "border": "circular"}]
+)
+def test_the_main_job(options, device, tmp_path, monkeypatch):
+    small = {"levels": 2, "draws": 8, "samples": 4, "steps": 3, "images": 200, "fresh": 100, "features": 8, "iterations": 4}
+    reports = []
+    for name, where in (("cpu", torch.device("cpu")), ("other", device)):
+        monkeypatch.setattr(theory.solve, "find_device", lambda _, where=where: where)
+        theory.solve.run(dataset=STRIP, out=tmp_path / name, **small, **options)
+        reports.append(json.loads((tmp_path / name / "report.json").read_text()))
+    for machine, expected in reports[0]["machines"].items():
+        found = torch.tensor(reports[1]["machines"][machine]["loss"])
+        assert_close(found, torch.tensor(expected["loss"]), rtol=1e-3, atol=1e-3)  # solved ones differ as their coefficients do
+
+
+@pytest.mark.parametrize("model", ["cnn", "top1", "attention", "unet"])
+def test_training_steps(model, device, strip):
+    """The step itself; its draws come from the device's own generator, which this one lacks."""
+    config = Config(dataset=STRIP, model=model, hidden=8, steps=4, batch=8, target="posterior")
+    there, mine = Trainer(config, strip, device), Trainer(config, strip)
+    for trainer in (there, mine):
+        trainer.step()
+    for name, x in there.checkpoint().tensors.items():
+        assert x.cpu().isfinite().all(), name
+        assert x.shape == mine.checkpoint().tensors[name].shape
+    here(there.denoiser().denoise(noisy_images(strip, there.schedule, 0.5, 2, 0, device).x_t.float(), 0.5))
