@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit
 from torch import Tensor
 from torch.nn.functional import pad
 
+from theory.posterior.compiled import compiled
 from theory.posterior.lanes import LANES, after, aligned, fma, load, number, pointer, put, single, splat, store
 
 WIDE = 4 * LANES  # queries side by side
@@ -25,8 +25,8 @@ PANELS = 16  # of `ROWS` keys whose products are written together
 TASK = 768  # keys for one thread at a time
 _U = np.uintp
 _L, _TWO, _THREE, _FOUR, _FIVE, _WIDE = _U(LANES), _U(2), _U(3), _U(4), _U(5), _U(WIDE)
-_plain = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)
-_inline = njit(nogil=True, error_model="numpy", cache=True, _nrt=False, forceinline=True)
+_plain = compiled(nogil=True, error_model="numpy", _nrt=False)
+_inline = compiled(nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 
 
 def suits(queries: int, keys: Tensor) -> bool:

@@ -5,9 +5,10 @@ Images are flat, channels last; a window begins at a place ``start`` of that arr
 """
 
 import numpy as np
-from numba import njit
 
-_plain = njit(nogil=True, error_model="numpy", cache=True)
+from theory.posterior.compiled import compiled
+
+_plain = compiled(nogil=True, error_model="numpy")
 
 
 @_plain

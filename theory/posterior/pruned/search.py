@@ -13,13 +13,13 @@ Whatever the bounds, ``left <= rtol S`` at the end.
 """
 
 import numpy as np
-from numba import njit
 
+from theory.posterior.compiled import compiled
 from theory.posterior.exponential import exp2
 
 # Nothing here makes an array, not even a view: without numba's counting of references, whose atomic operations took a quarter of the time.
-_fast = njit(fastmath={"contract", "reassoc", "nsz", "nnan", "ninf"}, nogil=True, error_model="numpy", cache=True, _nrt=False)
-_plain = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)
+_fast = compiled(fastmath={"contract", "reassoc", "nsz", "nnan", "ninf"}, nogil=True, error_model="numpy", _nrt=False)
+_plain = compiled(nogil=True, error_model="numpy", _nrt=False)
 _U = np.uintp
 
 UNIT = 2.0**-24  # of float32, in which coordinates are kept

@@ -17,8 +17,8 @@ Logits are kept in base 2 and with the sign turned: ``cost = log2(e) |q - alpha 
 from collections import namedtuple
 
 import numpy as np
-from numba import njit
 
+from theory.posterior.compiled import compiled
 from theory.posterior.exponential import exp2
 from theory.posterior.lanes import LANES, after, aligned, any_below, fma, load, number, pointer, put, single, smaller, splat, store
 
@@ -30,8 +30,8 @@ EMPTY = 1e30  # the cost of no candidate at all
 _U = np.uintp
 _L, _ONE, _TWO, _THREE, _FOUR = _U(LANES), _U(1), _U(2), _U(3), _U(4)
 # Arrays are made in Python: without numba's counting of references, functions are quicker to call.
-_plain = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)
-_inline = njit(nogil=True, error_model="numpy", cache=True, _nrt=False, forceinline=True)
+_plain = compiled(nogil=True, error_model="numpy", _nrt=False)
+_inline = compiled(nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 
 # Pixels of a noisy image, or of sixteen training images: rows, pixels from row to row, numbers from channel to channel, and rows and pixels
 # of the border before the first.
