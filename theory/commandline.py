@@ -12,10 +12,15 @@ import torch
 import torch.distributed as dist
 
 from theory.errors import InputError
+from theory.plain import make_printable
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line."""
+    """Errors in one line, and help that any terminal can show."""
+
+    def __init__(self, *args, **options) -> None:
+        make_printable()
+        super().__init__(*args, **options)
 
     def error(self, message: str):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
@@ -32,6 +37,7 @@ def guarded(work: Callable[[], int], full: str, interrupted: str) -> int:
     Returns:
         The exit code: that of ``work``, 2 for bad input or files, 130 when interrupted.
     """
+    make_printable()
     try:
         return work()
     except InputError as error:

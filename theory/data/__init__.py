@@ -66,10 +66,10 @@ def _described(known) -> str:
 
 
 def _parse(rest: str, known, spec: str) -> dict:
-    """``PATH,key=value,...`` as typed keyword arguments. Commas only separate before ``key=``."""
+    """``PATH,key=value,...`` as typed keyword arguments. Commas only separate before ``key=``; a first part without one is the path."""
     parts = re.split(r",(?=\w+=)", rest) if rest else []
     given = {}
-    if parts and "path" in known and parts[0].partition("=")[0] not in known:
+    if parts and "path" in known and ("=" not in parts[0] or parts[0].partition("=")[0] not in known):
         given["path"] = parts.pop(0)
     for part in parts:
         key, equals, value = part.partition("=")

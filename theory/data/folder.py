@@ -15,6 +15,8 @@ EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm",
 def folder(path: str, size: int | None = None, grey: bool = False) -> ImageSet:
     """All pictures of a folder, sorted by name; subfolders are classes, numbered in that order.
 
+    Hidden files and folders (such as the ``._photo.png`` that macOS leaves beside ``photo.png``) are no pictures.
+
     Args:
         path: The folder, with pictures in it or in subfolders.
         size: Resize to squares of that many pixels (cropped to the central square first); pictures
@@ -30,7 +32,7 @@ def folder(path: str, size: int | None = None, grey: bool = False) -> ImageSet:
         raise InputError(f"folder {path}", "an existing folder", "check the path")
     if size is not None and size < 1:
         raise InputError(f"size={size}", "a positive number of pixels", "ask for a larger size")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and not _hidden(p.relative_to(root)))
     if not files:
         raise InputError(f"folder {path} without pictures", f"files of type {', '.join(sorted(EXTENSIONS))}", "check the path")
     pictures = [_read(file, size, grey) for file in files]
@@ -43,6 +45,11 @@ def folder(path: str, size: int | None = None, grey: bool = False) -> ImageSet:
             )
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return ImageSet(images.contiguous(), f"folder:{path}", labels=_labels(root, files))
+
+
+def _hidden(path: Path) -> bool:
+    """Whether a file, or a folder it lies in, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _read(file: Path, size: int | None, grey: bool) -> np.ndarray:
