@@ -19,21 +19,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_a_pipe_of_ascii_gets_the_tables(tmp_path):
-    small = [
-        "--dataset",
-        "toy:layout=strip",
-        "--families",
-        "--machines",
-        "ideal",
-        "--levels",
-        "1",
-        "--draws",
-        "4",
-        "--samples",
-        "2",
-        "--steps",
-        "2",
-    ]
+    small = ["--families", "--machines", "ideal", "--levels", "1", "--draws", "4", "--samples", "2", "--steps", "2"]
+    small += ["--dataset", "toy:layout=strip"]
     done = run("theory.solve", *small, "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "+-" in done.stdout.decode("ascii")  # the errors of the losses
