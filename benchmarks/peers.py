@@ -27,7 +27,7 @@ def matmul(queries: Tensor, keys: Tensor, values: Tensor, alpha: float, sigma: f
 def attention(queries: Tensor, keys: Tensor, values: Tensor, alpha: float, sigma: float) -> Tensor:
     """Torch's fused attention, the squared norms as one more column; it takes values as wide as keys."""
     norms = keys.square().sum(1, keepdim=True) * (-(alpha**2) / (2 * sigma**2))
-    q = torch.cat([queries * (alpha / sigma**2), torch.ones(len(queries), 1)], 1)
+    q = torch.cat([queries * (alpha / sigma**2), queries.new_ones(len(queries), 1)], 1)
     k = torch.cat([keys, norms], 1)
     v = torch.nn.functional.pad(values, (0, k.shape[1] - values.shape[1]))
     return scaled_dot_product_attention(q[None, None], k[None, None], v[None, None], scale=1.0)[0, 0, :, : values.shape[1]]

@@ -1,0 +1,67 @@
+"""How large everything is: on a card, and small enough to see on a CPU that it runs."""
+
+from dataclasses import dataclass
+from shlex import split
+
+from benchmarks.gpu.case import Case, beside
+from empirical.networks import NETWORKS
+
+SIGMA = 0.3
+HIGH = 0.98  # below it a whole image is like one training image alone, and its mean tells nothing of the weights
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What to run.
+
+    Attributes:
+        cases: Scores to measure.
+        networks: Networks to train.
+        train, compare, solve, tests: Options of these commands.
+    """
+
+    cases: list[Case]
+    networks: list[str]
+    train: list[str]
+    compare: list[str]
+    solve: list[str]
+    tests: list[str]
+
+
+def full() -> Sizes:
+    """For a card: few minutes in all."""
+    scores = [
+        Case("equivariant_local", "zeros", 3, 1, 1, SIGMA),  # small enough for the dense engine
+        *(Case("equivariant_local", border, k, 500, 1, SIGMA) for border in ("circular", "zeros") for k in (3, 9, 17)),
+        *(Case("equivariant_local", "circular", 9, 500, 1, sigma) for sigma in (0.02, HIGH)),
+        *(Case("ideal", None, None, 5000, batch, HIGH) for batch in (1, 64)),
+        Case("equivariant", None, None, 500, 1, HIGH),
+        *(Case("local", "zeros", k, 5000, 1, SIGMA) for k in (3, 17)),
+        *(Case("equivariant_local", border, k, 5000, 1, SIGMA) for border, k in (("circular", 3), ("zeros", 17), ("circular", 17))),
+    ]
+    return Sizes(
+        cases=beside(scores),
+        networks=list(NETWORKS),
+        train=split("--steps 500 --every 250 --samples 100"),
+        compare=split("--samples 500 --steps 20 --levels 4 --draws 500"),
+        solve=split("--levels 2 --draws 500 --samples 500 --steps 20 --images 2000 --fresh 1000 --features 32 --iterations 300"),
+        tests=["-m", "cuda"],
+    )
+
+
+def smoke() -> Sizes:
+    """To see that it runs."""
+    scores = [
+        *(Case("equivariant_local", border, 3, count, 1, SIGMA) for border, count in (("circular", 4), ("zeros", 1))),
+        Case("local", "zeros", 5, 4, 1, SIGMA),
+        Case("equivariant", None, None, 1, 1, HIGH),
+        Case("ideal", None, None, 8, 2, HIGH),
+    ]
+    return Sizes(
+        cases=beside(scores),
+        networks=["attention"],
+        train=split("--steps 4 --every 2 --samples 4 --batch 4"),
+        compare=split("--samples 4 --steps 2 --levels 1 --draws 8"),
+        solve=split("--levels 1 --draws 8 --samples 4 --steps 2 --images 200 --fresh 100 --features 8 --iterations 9 --families identity"),
+        tests=["tests/test_noise.py", "-k", "just_inside"],
+    )
