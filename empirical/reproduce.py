@@ -37,6 +37,7 @@ from theory.commandline import Parser, find_device, guarded
 from theory.data import ImageSet, load
 from theory.data.toy import Toy
 from theory.errors import InputError, choices
+from theory.lock import writing
 from theory.machines import EquivariantLocal, Ideal, Local
 from theory.results import ResultDirectory, prepare_file, read_json, versions, write_json, write_tensors
 from theory.solve import run as run_theory
@@ -472,10 +473,18 @@ def main(argv: list[str] | None = None) -> int:
     a = parser().parse_args(argv)
     out = a.out or Path("runs") / f"reproduce-{a.study}"
     return guarded(
-        lambda: _run(a, out),
+        lambda: _alone(a, out),
         "free space or choose another --out; the same command goes on",
         f"the same command goes on from what {out} holds",
     )
+
+
+def _alone(a: argparse.Namespace, out: Path) -> int:
+    """The work, under the lock on its directory; the parts in ``train`` and ``theory`` have locks of their own."""
+    if out.is_file():
+        raise InputError(f"--out {out}, a file", "a directory", "choose another --out")
+    with writing(out):
+        return _run(a, out)
 
 
 def _require_own(out: Path, study: str) -> None:

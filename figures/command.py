@@ -12,6 +12,7 @@ from figures.numbers import Numbers
 from figures.results import COMMITTED, Results
 from figures.style import save, styled
 from theory.commandline import Parser, guarded
+from theory.lock import writing
 
 OUT = Path("figures/out")
 SCALES = ("smoke", "paper")
@@ -71,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     a = options(f"python -m figures.{name_of(module)}", module.__doc__).parse_args(argv)
 
     def run() -> int:
-        make(module, Results(a.results), a.scale, a.out, a.redraw)
+        with writing(a.out):
+            make(module, Results(a.results), a.scale, a.out, a.redraw)
         print(f"written to {a.out}: {name_of(module)}.png, {name_of(module)}.pdf")
         return 0
 

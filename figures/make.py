@@ -14,6 +14,7 @@ from figures.results import Results
 from figures.toymodels import POSTER_ROWS
 from theory.commandline import guarded
 from theory.errors import InputError, choices
+from theory.lock import writing
 
 # In the order of the story.
 FIGURES = (
@@ -86,7 +87,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     a = parser().parse_args(argv)
-    return guarded(lambda: _run(a), "choose another --out", f"what {a.out} holds is whole; --only NAME makes the rest")
+    return guarded(lambda: _alone(a), "choose another --out", f"what {a.out} holds is whole; --only NAME makes the rest")
+
+
+def _alone(a: argparse.Namespace) -> int:
+    with writing(a.out):
+        return _run(a)
 
 
 def _run(a: argparse.Namespace) -> int:

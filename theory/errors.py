@@ -1,4 +1,4 @@
-"""The one exception a user's input can raise: what was given, what was expected, what to do."""
+"""The one exception a user's input can raise, and the one warning: what was given, what was expected, what to do."""
 
 
 class InputError(ValueError):
@@ -16,6 +16,13 @@ class InputError(ValueError):
     def __init__(self, given: str, expected: str, remedy: str) -> None:
         self.given, self.expected, self.remedy = given, expected, remedy
         super().__init__(" ".join(f"{given}: expected {expected}; {remedy}.".split()))
+
+
+class InputWarning(UserWarning):
+    """Input that is taken as it is, though it may not be meant so: what was seen, and what to do, told in one line.
+
+    The command line prints it without the line of code it comes from.
+    """
 
 
 def choices(names) -> str:

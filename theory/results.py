@@ -20,6 +20,7 @@ from torch import Tensor
 
 import theory
 from theory.errors import InputError
+from theory.lock import contents
 
 FORMAT = "theory.solve/1"
 REPORT, PROGRESS, PARTS = "report.json", "progress.json", "parts"
@@ -82,7 +83,7 @@ class ResultDirectory:
                 return
             if not path.is_dir():
                 raise InputError(f"output directory {path}, which is a file", "a directory", "choose another --out")
-            occupied = any(path.iterdir())
+            occupied = any(contents(path))
         except OSError as error:
             raise InputError(f"output directory {path} ({error.strerror})", "a readable directory", "choose another --out") from error
         if occupied and _identity(path) is None:

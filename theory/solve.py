@@ -25,6 +25,7 @@ from theory.commandline import Parser, default_out, find_device, first, guarded,
 from theory.data import SOURCES, ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
+from theory.lock import writing
 from theory.machines import MACHINES, AnalyticDenoiser, Ideal
 from theory.machines.base import MEMORY
 from theory.metrics import Estimate, Proportion, denoising_loss, memorisation, noisy_images
@@ -186,8 +187,17 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
     task = prepare(Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}), device, memory)
     identity = {**asdict(task.config), "data": task.data.fingerprint, "versions": versions()}
     identity = json.loads(json.dumps(identity))  # as it will be read back
-    leads = first()
-    results = ResultDirectory(out or default_out(task.config.dataset), identity, resume) if leads else None
+    path = out or default_out(task.config.dataset)
+    if not first():
+        return _computed(task, None)
+    ResultDirectory.require_own(path)
+    with writing(path):
+        return _computed(task, ResultDirectory(path, identity, resume))
+
+
+def _computed(task: Task, results: ResultDirectory | None) -> dict | None:
+    """Compute everything; the first process, which has results to write to, also writes and prints it."""
+    leads = results is not None
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, quiet=not leads)
     with _progress(console) as progress:
         parts = {name: _measured(name, machine, task, results, progress) for name, machine in task.machines.items()}

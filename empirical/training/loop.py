@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from empirical.training.config import Config
 from empirical.training.trainer import SHOWN, Trainer
 from theory.data import ImageSet, load
 from theory.errors import InputError
+from theory.lock import contents, writing
 
 
 class Clock:
@@ -78,6 +79,21 @@ def train(
     """
     trainer = Trainer(config, load(config.dataset) if data is None else data, device, compiled, start, graph)
     _require_board(tensorboard)
+    with nullcontext() if out is None else _claimed(out):
+        return _trained(trainer, out, start, resume, minutes, tensorboard, stopped, progress)
+
+
+def _trained(
+    trainer: Trainer,
+    out: Path | None,
+    start: Checkpoint | None,
+    resume: bool,
+    minutes: float,
+    tensorboard: bool,
+    stopped: Callable[[], bool],
+    progress: Progress | None,
+) -> Trainer:
+    config = trainer.config
     if progress:
         _tell(trainer, progress, start if not (resume and out is not None and (out / NAME).is_file()) else None)
     if out is not None:
@@ -131,11 +147,20 @@ def _tell(trainer: Trainer, progress: Progress, start: Checkpoint | None) -> Non
         progress.console.print(told, highlight=False)
 
 
+def _claimed(out: Path) -> AbstractContextManager[None]:
+    """Holds the lock on a directory that is new, empty or a training run's; others are not touched."""
+    try:
+        foreign = out.exists() and not (out / NAME).is_file() and (not out.is_dir() or any(contents(out)))
+    except OSError as error:
+        raise InputError(f"output directory {out} ({error.strerror})", "a directory that can be read", "choose another --out") from error
+    if foreign:
+        raise InputError(f"output directory {out}, which holds other files", "a new or empty directory", "choose another --out")
+    return writing(out)
+
+
 def _prepare(trainer: Trainer, out: Path, resume: bool) -> None:
     try:
-        occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
-        if occupied and not (out / NAME).is_file():
-            raise InputError(f"output directory {out}, which holds other files", "a new or empty directory", "choose another --out")
+        occupied = any(contents(out))
         if occupied:
             saved = Checkpoint.load(out)
             if not resume:
@@ -144,7 +169,6 @@ def _prepare(trainer: Trainer, out: Path, resume: bool) -> None:
                 )
             with _named(out):
                 trainer.restore(saved)
-        out.mkdir(parents=True, exist_ok=True)
         if not occupied:
             trainer.checkpoint().save(out / NAME)  # what can't be written is known before hours have passed
     except OSError as error:
