@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from empirical.precision import arithmetic
 from theory.denoiser import Denoiser, Posterior, require_noise
 from theory.errors import InputError
 from theory.noise import Schedule
@@ -43,7 +44,7 @@ class NetworkDenoiser(Denoiser):
         parts = []
         for i in range(0, len(x_t), BATCH):
             rows = slice(i, i + BATCH)
-            with torch.set_grad_enabled(x_t.requires_grad):
+            with torch.set_grad_enabled(x_t.requires_grad), arithmetic():
                 out = self.module(x_t[rows].to(weight), times[rows].to(weight), None if label is None else label[rows].to(weight.device))
             a, s = (c[rows].to(x_t).reshape(-1, 1, 1, 1) for c in (alpha, sigma))
             parts.append(recovered(self.prediction, out.to(x_t), x_t[rows], a, s))

@@ -11,8 +11,6 @@ graph reads those of its step; nothing is read back.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +18,7 @@ from torch.nn.functional import mse_loss
 
 from empirical.checkpoint import Checkpoint
 from empirical.networks.blocks import Network
+from empirical.precision import arithmetic
 from empirical.training.batches import Batch
 from empirical.training.config import Config
 from theory.errors import InputError
@@ -70,7 +69,7 @@ class Learner:
         """Learn from a batch, at the rates set before."""
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
-        with _arithmetic(self.config.precision, self.device):
+        with arithmetic(self.config.precision):
             loss = self._loss(batch)
             loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
@@ -146,22 +145,3 @@ def _rate(config: Config, step: int) -> float:
     elif config.decay == "tail":
         factor *= min(1.0, (config.steps - step) / (TAIL * config.steps))
     return config.rate * factor
-
-
-@contextmanager
-def _arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """On CUDA: whether products may be made in TF32, and convolutions that add in the same order every time."""
-    if device.type != "cuda":
-        yield
-        return
-    cudnn = torch.backends.cudnn
-    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
-        cudnn.allow_tf32 = True
-    cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        cudnn.allow_tf32, cudnn.deterministic = before[1:]
