@@ -415,7 +415,7 @@ def test_one_image_is_always_drawn():
 
 def test_fingerprint_changes_with_one_pixel_one_weight_or_one_label():
     torch.manual_seed(0)
-    images, weights, labels = torch.rand(5, 2, 3, 4), torch.rand(5, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 2])
+    images, weights, labels = torch.rand(5, 2, 3, 4) * 2 - 1, torch.rand(5, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 2])
     pixel, weight, label = images.clone(), weights.clone(), labels.clone()
     pixel[3, 1, 2, 0] = torch.nextafter(pixel[3, 1, 2, 0], torch.tensor(1.0))
     weight[4] *= 1 + 1e-12
@@ -437,7 +437,7 @@ def test_fingerprint_changes_with_one_pixel_one_weight_or_one_label():
 
 def test_fingerprint_does_not_change_with_name_scale_of_weights_or_memory_layout():
     torch.manual_seed(0)
-    images, weights = torch.rand(4, 2, 3, 5), torch.tensor([1.0, 2.0, 4.0, 1.0])
+    images, weights = torch.rand(4, 2, 3, 5) * 2 - 1, torch.tensor([1.0, 2.0, 4.0, 1.0])
     expected = ImageSet(images, "a", weights).fingerprint
     assert ImageSet(images, "b", weights * 8).fingerprint == expected
     assert ImageSet(images.contiguous(memory_format=torch.channels_last), "a", weights).fingerprint == expected

@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from theory.errors import InputError
+from theory.errors import InputError, InputWarning
 from theory.plain import make_printable
 
 
@@ -39,7 +40,8 @@ def guarded(work: Callable[[], int], full: str, interrupted: str) -> int:
     """
     make_printable()
     try:
-        return work()
+        with warnings_in_one_line():
+            return work()
     except InputError as error:
         if os.environ.get("RANK", "0") == "0":  # processes started together make the same mistake
             print(f"error: {error}", file=sys.stderr)
@@ -57,6 +59,24 @@ def guarded(work: Callable[[], int], full: str, interrupted: str) -> int:
         print(f"interrupted; {interrupted}", file=sys.stderr)
         return 130
     return 2
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Print each `InputWarning` as one line, once; other warnings as ever."""
+    told: set[str] = set()
+
+    def show(message, category, *rest, **options) -> None:
+        if not issubclass(category, InputWarning):
+            before(message, category, *rest, **options)
+        elif str(message) not in told and os.environ.get("RANK", "0") == "0":
+            told.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        before, warnings.showwarning = warnings.showwarning, show
+        warnings.simplefilter("always", InputWarning)
+        yield
 
 
 @contextmanager

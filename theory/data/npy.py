@@ -7,13 +7,14 @@ from theory.data.imageset import ImageSet
 from theory.errors import InputError
 
 
-def npy(path: str, labels: str | None = None) -> ImageSet:
+def npy(path: str, labels: str | None = None, range: str | None = None) -> ImageSet:
     """Images of an ``.npy`` file, read when they are needed and never as a whole.
 
     Args:
         path: The file: an array ``(N, C, H, W)`` or ``(N, H, W)`` of float32 in [-1, 1], used as it is. Written piece by piece
             with ``np.lib.format.open_memmap``, it may be larger than the memory.
         labels: Another ``.npy`` file, of N integers. Images of a class must lie side by side if a label is asked for.
+        range: Of the pixels, as in `ImageSet`: ``signed`` for [-1, 1], or ``unit`` for [0, 1], scaled whenever they are read.
 
     Raises:
         InputError: If a file can't be read or an array is not as described.
@@ -34,9 +35,10 @@ def npy(path: str, labels: str | None = None) -> ImageSet:
         raise InputError(f"{labels}: labels of dtype {classes.dtype}", "integers", "number the classes")
     return ImageSet(
         torch.from_numpy(images),
-        f"npy:{path}",
+        f"npy:{path}" + (f",range={range}" if range else ""),
         labels=None if classes is None else torch.from_numpy(classes.astype(np.int64)),
         on_disk=True,
+        range=range,
     )
 
 

@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from theory.data.imageset import ImageSet, check_pixels
+from theory.data.imageset import ImageSet
+from theory.data.pixels import SIGNED
 from theory.errors import InputError
 
 
-def npz(path: str) -> ImageSet:
+def npz(path: str, range: str | None = None) -> ImageSet:
     """Images from an ``.npz`` file with the arrays ``images`` and optionally ``labels`` and ``weights``.
 
     Args:
         path: The file. ``images`` has shape ``(N, C, H, W)`` or ``(N, H, W)``: uint8 from 0 to 255, or
             floating point in [-1, 1]. ``labels`` are integers, ``weights`` non-negative.
+        range: Of floating point images, as in `ImageSet`: ``signed`` for [-1, 1] or ``unit`` for [0, 1].
 
     Raises:
         InputError: If the file can't be read or an array is not as described.
@@ -33,10 +35,10 @@ def npz(path: str) -> ImageSet:
             "(N, C, H, W) or (N, H, W)",
             "move the channels first, as in x.transpose(0, 3, 1, 2)",
         )
-    pixels = _pixels(images, path)
-    return ImageSet(
-        pixels, f"npz:{path}", weights=_plain(arrays, "weights", np.floating, path), labels=_plain(arrays, "labels", np.integer, path)
-    )
+    pixels = _pixels(images, path, range)
+    weights, labels = _plain(arrays, "weights", np.floating, path), _plain(arrays, "labels", np.integer, path)
+    name = f"npz:{path}" + (f",range={range}" if range else "")
+    return ImageSet(pixels, name, weights, labels, range=SIGNED if images.dtype == np.uint8 else range)
 
 
 def _plain(arrays: dict[str, np.ndarray], name: str, kind: type, path: str) -> torch.Tensor | None:
@@ -62,12 +64,11 @@ def _read(path: str) -> dict[str, np.ndarray]:
         raise InputError(f"file {path}", "a readable .npz archive of plain arrays", "write it with np.savez(FILE, images=x)") from error
 
 
-def _pixels(images: np.ndarray, path: str) -> torch.Tensor:
+def _pixels(images: np.ndarray, path: str, range: str | None) -> torch.Tensor:
     if images.dtype == np.uint8:
+        if range is not None:
+            raise InputError(f"range={range} with {path}: images of dtype uint8", "no range: they are from 0 to 255", "leave it out")
         return torch.from_numpy(images).float() / 127.5 - 1
     if not np.issubdtype(images.dtype, np.floating):
         raise InputError(f"{path}: images of dtype {images.dtype}", "uint8 in 0..255 or floating point in [-1, 1]", "convert the pixels")
-    pixels = torch.from_numpy(images.astype(np.float64))
-    if pixels.numel():
-        check_pixels(pixels, f"npz:{path}")
-    return pixels
+    return torch.from_numpy(images.astype(np.float64))

@@ -5,6 +5,7 @@ import torch
 from sklearn.datasets import load_sample_images
 
 from theory.data.imageset import ImageSet, uniforms
+from theory.data.pixels import SIGNED
 from theory.errors import InputError
 
 MOST = 10**7  # crops; there are not many more different ones
@@ -31,4 +32,4 @@ def photos(count: int = 500, size: int = 32, seed: int = 0) -> ImageSet:
     crops = np.stack([sources[i, y : y + size, x : x + size] for i, y, x in zip(which, top, left, strict=True)])
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
     name = f"photos:count={count},size={size},seed={seed}"
-    return ImageSet(images.contiguous(), name, labels=torch.from_numpy(which).long(), patch_size=(5, 5))
+    return ImageSet(images.contiguous(), name, labels=torch.from_numpy(which).long(), patch_size=(5, 5), range=SIGNED)

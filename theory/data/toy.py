@@ -23,6 +23,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from theory.data.imageset import ImageSet
+from theory.data.pixels import SIGNED
 from theory.errors import InputError, choices
 from theory.types import Images, Int
 
@@ -58,7 +59,7 @@ def toy(layout: str = "grid", cell: int = 1) -> ImageSet:
     cells, counts = torch.unique(draws, dim=0, return_counts=True)
     name = f"toy:layout={layout}" + (f",cell={cell}" if cell > 1 else "")
     kh, kw = LAYOUTS[layout][2]
-    return ImageSet(rule.render(cells), name, counts.double(), patch_size=(_scaled(kh, cell), _scaled(kw, cell)), rule=rule)
+    return ImageSet(rule.render(cells), name, counts.double(), patch_size=(_scaled(kh, cell), _scaled(kw, cell)), rule=rule, range=SIGNED)
 
 
 def _scaled(size: int, cell: int) -> int:
