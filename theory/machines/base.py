@@ -23,7 +23,7 @@ from theory.denoiser import Denoiser, Posterior, require_noise
 from theory.errors import InputError
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import Size
-from theory.posterior import KeySource, State, distinct_share, ranks, stored, summation
+from theory.posterior import KeySource, State, automatic, distinct_share, ranks, stored, summation
 from theory.posterior.pruned.meetings import Meetings
 from theory.posterior.source import items_within
 from theory.posterior.windows.layout import Layout
@@ -71,7 +71,7 @@ class AnalyticDenoiser(Denoiser):
         data: The training set.
         schedule: The noise schedule; the cosine schedule of the papers by default.
         engine: How sums are made: ``"auto"``, the fastest exact way; ``"windows"`` (machines that see patches, on the CPU),
-            ``"stream"`` (anything), ``"triton"`` (a fused kernel for GPUs, not yet run on one), or ``"dense"`` (small problems,
+            ``"stream"`` (anything), ``"triton"`` (a fused kernel for GPUs), or ``"dense"`` (small problems,
             differentiable). All agree up to rounding.
         memory: Working memory in bytes, beyond the training images, the result and the index (``rtol``).
         rtol: Share of the posterior weight that may be left out, in [0, 1). Where that is faster, candidates with provably less
@@ -117,7 +117,7 @@ class AnalyticDenoiser(Denoiser):
                     "another engine",
                     "no gradient passes from process to process: use engine='auto'",
                 )
-        self._summed = summation(engine)
+        summation(engine)  # refuses what is not there
         self._room = memory // 4  # bytes left for merged candidates; sums take a half, queries a quarter
         self._kept_forests: dict[tuple, "Forest"] = {}
         self._kept_layouts: dict[tuple, Layout | None] = {}
@@ -249,10 +249,11 @@ class AnalyticDenoiser(Denoiser):
         centred = x_t.double() - alpha.reshape(-1, 1, 1, 1) * centre
         mean = torch.zeros_like(centred)
         log_evidence, ess, skipped = (centred.new_zeros(len(x_t), 1, *x_t.shape[-2:]) for _ in range(3))
+        summed = summation(automatic(x_t.device, self.per_pixel) if self.engine == "auto" else self.engine)
         for problem in problems:
             queries = problem.queries(centred)
             a, s = (c.repeat_interleave(problem.repeat) for c in (alpha, sigma))
-            state = self.complete(self._summed(queries, a, s, problem.source, self.memory // 2))
+            state = self.complete(summed(queries, a, s, problem.source, self.memory // 2))
             area = (..., problem.rows, problem.cols)
             mean[area] = problem.place(state.mean)
             log_evidence[area] = problem.place(_log_density(state, s, problem.dims)[..., None])

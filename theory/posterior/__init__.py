@@ -10,12 +10,17 @@ The sum is a monoid (`state`), apart from how it is summed: `dense` keeps every 
 differentiated, `stream` runs through the keys in pieces within a memory budget. Machines only
 choose queries, keys, values and weights (`source`). Where candidates are all windows of images,
 `windows` sums them without ever listing them. `fused` sums listed ones in one kernel for GPUs;
-triton is loaded when it is asked for.
+triton is loaded when it is needed.
 """
+
+import logging
+from functools import cache
+
+import torch
 
 from theory.errors import InputError, choices
 from theory.posterior.dense import dense_sum
-from theory.posterior.fused import fused_sum, require_triton
+from theory.posterior.fused import fused_sum, has_triton, require_triton
 from theory.posterior.source import Keys, KeySource, distinct_share, stored
 from theory.posterior.state import State
 from theory.posterior.stream import stream_sum
@@ -37,4 +42,23 @@ def summation(name: str):
     return SUMS.get(name, stream_sum)
 
 
-__all__ = ["ENGINES", "KeySource", "Keys", "State", "dense_sum", "distinct_share", "stored", "stream_sum", "summation"]
+def automatic(device: torch.device, by_patches: bool) -> str:
+    """The engine that ``"auto"`` takes for listed candidates: ``triton`` for patches on CUDA, where it was the fastest of all that
+    were measured, and ``stream`` elsewhere. Says once where triton is missing.
+    """
+    if device.type != "cuda" or not by_patches:
+        return "stream"
+    if has_triton():
+        return "triton"
+    _tell_of_triton()
+    return "stream"
+
+
+@cache
+def _tell_of_triton() -> None:
+    logging.getLogger(__name__).warning(
+        "triton is not installed: sums over patches on CUDA take up to 32 times as long; pip install 'score-machines[gpu]' brings it"
+    )
+
+
+__all__ = ["ENGINES", "KeySource", "Keys", "State", "automatic", "dense_sum", "distinct_share", "stored", "stream_sum", "summation"]

@@ -1,8 +1,8 @@
 """Exact posterior sums in one fused kernel, written in Triton, for GPUs: ``engine="triton"``.
 
 Differences, exponentials and sums of all pairs of queries and keys are made in registers, without a matrix of logits (`kernel`);
-`engine` lays out the data, merges what the parts of the grid found and checks the rounding. Never chosen by ``"auto"``: so far it
-has run in Triton's interpreter only.
+`engine` lays out the data, merges what the parts of the grid found and checks the rounding. On CUDA ``"auto"`` takes it for patches,
+where triton is installed.
 """
 
 from importlib.util import find_spec
@@ -13,13 +13,18 @@ from theory.posterior.state import State
 from theory.types import Coefficients, Queries
 
 
+def has_triton() -> bool:
+    """Whether triton is installed; it is not imported before it is needed."""
+    return find_spec("triton") is not None
+
+
 def require_triton() -> None:
     """Refuse to go on without triton, which is not imported before it is needed.
 
     Raises:
         InputError: If triton is not installed.
     """
-    if find_spec("triton") is None:
+    if not has_triton():
         raise InputError(
             "engine='triton' without triton",
             "triton 3.1 or later to be installed (Linux)",
