@@ -162,7 +162,7 @@ def test_a_terminal_of_ascii_gets_progress_bars_and_tables(tmp_path):
 
 @pytest.mark.slow
 def test_all_commands_print_in_ascii(tmp_path):
-    network = ["--dataset", "digits", "--model", "resnet", "--layers", "1", "--hidden", "4", "--steps", "2", "--batch", "4"]
+    network = ["--dataset", "digits", "--model", "resnet", "--layers", "2", "--hidden", "4", "--steps", "2", "--batch", "4"]
     commands = (
         ["empirical.train", *network, "--out", "net"],
         [
