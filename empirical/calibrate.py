@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -24,6 +23,7 @@ from theory.errors import InputError, choices
 from theory.machines import EquivariantLocal
 from theory.metrics import noisy_images
 from theory.patches import PatchSchedule
+from theory.plain import PlainConsole
 from theory.results import prepare_file, versions
 
 CRITERIA = ("cosine", "mse")
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(a: argparse.Namespace) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 150)
     prepare_file(a.out, FORMAT)
     data = load(a.dataset)
     network = open_model(a.network, data)

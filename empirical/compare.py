@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
@@ -25,6 +24,7 @@ from theory.errors import InputError
 from theory.machines import Ideal
 from theory.metrics import Estimate, Proportion, memorisation, noisy_images, squared_error
 from theory.noise import Schedule
+from theory.plain import PlainConsole
 from theory.results import prepare_file, versions, write_json
 from theory.sampling import DDIM, initial_noise
 
@@ -294,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(a: argparse.Namespace) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 150)
     if a.out is not None:
         prepare_file(a.out, FORMAT)
     data = load(a.dataset)

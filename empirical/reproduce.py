@@ -18,7 +18,6 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors import SafetensorError
@@ -39,6 +38,7 @@ from theory.data.toy import Toy
 from theory.errors import InputError, choices
 from theory.lock import writing
 from theory.machines import EquivariantLocal, Ideal, Local
+from theory.plain import PlainConsole
 from theory.results import ResultDirectory, prepare_file, read_json, versions, write_json, write_tensors
 from theory.solve import run as run_theory
 from theory.stationarity import SolvedScore
@@ -495,7 +495,7 @@ def _require_own(out: Path, study: str) -> None:
 
 
 def _run(a: argparse.Namespace, out: Path) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 150)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     study, tables, dataset, models = STUDIES[a.study]
     chosen = list(dict.fromkeys(a.models or models))

@@ -10,7 +10,6 @@ import math
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from empirical.checkpoint import NAME, Checkpoint
@@ -24,6 +23,7 @@ from theory.data import SOURCES
 from theory.errors import InputError
 from theory.noise import SCHEDULES
 from theory.patches import BORDERS
+from theory.plain import PlainConsole
 from theory.stationarity.basis import PREDICTIONS
 
 __all__ = ["Config", "DivergedError", "Trainer", "main", "parser", "stop_signal", "train"]
@@ -104,7 +104,7 @@ def _run(arguments: dict) -> int:
     if not extras["minutes"] > 0:  # written so that NaN counts as too few
         raise InputError(f"--minutes {extras['minutes']:g}", "a positive number", "leave it out to train to the end")
     device, out, start = arguments.pop("device"), arguments.pop("out"), arguments.pop("start")
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 120)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     config = Config(**arguments)
     out = out or Path("runs/train") / f"{default_out(config.dataset).name}-{config.model}-{config.seed}"

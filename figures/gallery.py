@@ -68,5 +68,5 @@ def write(out: Path, figures: list[tuple[object, Numbers]], title: str, intro: s
     page = PAGE.format(title=html.escape(title), intro=intro, links="\n".join(links), figures="\n".join(parts))
     target = out / "index.html"
     partial = target.with_name(target.name + ".partial")
-    partial.write_text(page)
+    partial.write_text(page, encoding="utf-8")
     return partial.replace(target)

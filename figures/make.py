@@ -5,8 +5,6 @@ import sys
 import time
 from importlib import import_module
 
-from rich.console import Console
-
 from figures import gallery
 from figures.command import make, options
 from figures.numbers import Numbers
@@ -15,6 +13,7 @@ from figures.toymodels import POSTER_ROWS
 from theory.commandline import guarded
 from theory.errors import InputError, choices
 from theory.lock import writing
+from theory.plain import PlainConsole
 
 # In the order of the story.
 FIGURES = (
@@ -96,7 +95,7 @@ def _alone(a: argparse.Namespace) -> int:
 
 
 def _run(a: argparse.Namespace) -> int:
-    console, results, done = Console(), Results(a.results), []
+    console, results, done = PlainConsole(), Results(a.results), []
     for name in a.only:
         if name not in FIGURES:
             raise InputError(f"--only {name}", choices(FIGURES), "choose some of these")

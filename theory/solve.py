@@ -31,6 +31,7 @@ from theory.machines.base import MEMORY
 from theory.metrics import Estimate, Proportion, denoising_loss, memorisation, noisy_images
 from theory.noise import SCHEDULES, Schedule, schedule
 from theory.patches import BORDERS, PatchSchedule, PatchSize
+from theory.plain import PlainConsole
 from theory.posterior.ranks import agreed
 from theory.results import ResultDirectory, versions
 from theory.sampling import SAMPLERS, initial_noise, sampler
@@ -198,7 +199,7 @@ def run(*, device: str = "auto", memory: int = MEMORY >> 20, out: Path | None = 
 def _computed(task: Task, results: ResultDirectory | None) -> dict | None:
     """Compute everything; the first process, which has results to write to, also writes and prints it."""
     leads = results is not None
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, quiet=not leads)
+    console = PlainConsole(stderr=True, width=None if sys.stderr.isatty() else 160, quiet=not leads)
     with _progress(console) as progress:
         parts = {name: _measured(name, machine, task, results, progress) for name, machine in task.machines.items()}
         if not leads:
@@ -381,7 +382,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _print(report: dict, task: Task, path: Path) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 120)
     data = report["data"]
     shape = " x ".join(map(str, data["shape"]))
     console.print(f"\n[bold]{data['name']}[/bold]: {data['images']} images of {shape}, fingerprint {data['fingerprint'][:12]}\n")

@@ -8,9 +8,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from theory.data.imageset import ImageSet
 from theory.data.pixels import SIGNED
+from theory.data.search import pictures
+from theory.data.wait import waiting
 from theory.errors import InputError
-
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def folder(path: str, size: int | None = None, grey: bool = False) -> ImageSet:
@@ -33,24 +33,25 @@ def folder(path: str, size: int | None = None, grey: bool = False) -> ImageSet:
         raise InputError(f"folder {path}", "an existing folder", "check the path")
     if size is not None and size < 1:
         raise InputError(f"size={size}", "a positive number of pixels", "ask for a larger size")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and not _hidden(p.relative_to(root)))
-    if not files:
-        raise InputError(f"folder {path} without pictures", f"files of type {', '.join(sorted(EXTENSIONS))}", "check the path")
-    pictures = [_read(file, size, grey) for file in files]
-    for file, picture in zip(files, pictures, strict=True):
-        if picture.shape != pictures[0].shape:
-            raise InputError(
-                f"{file} of {picture.shape[1]}x{picture.shape[0]} pixels",
-                f"{pictures[0].shape[1]}x{pictures[0].shape[0]} pixels, the size of {files[0].name}",
-                "ask for a common size, as in folder:DIR,size=32",
-            )
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    files = pictures(root)
+    images = torch.from_numpy(np.stack(_alike(root, files, size, grey))).permute(0, 3, 1, 2).float() / 127.5 - 1
     return ImageSet(images.contiguous(), f"folder:{path}", labels=_labels(root, files), range=SIGNED)
 
 
-def _hidden(path: Path) -> bool:
-    """Whether a file, or a folder it lies in, has a name that begins with a dot."""
-    return any(part.startswith(".") for part in path.parts)
+def _alike(root: Path, files: list[Path], size: int | None, grey: bool) -> list[np.ndarray]:
+    """Pictures of one common size."""
+    read = []
+    with waiting(f"folder {root}, pictures read", len(files)) as told:
+        for file in files:
+            read.append(_read(file, size, grey))
+            if read[-1].shape != read[0].shape:
+                raise InputError(
+                    f"{file} of {read[-1].shape[1]}x{read[-1].shape[0]} pixels",
+                    f"{read[0].shape[1]}x{read[0].shape[0]} pixels, the size of {files[0].name}",
+                    "ask for a common size, as in folder:DIR,size=32",
+                )
+            told(len(read))
+    return read
 
 
 def _read(file: Path, size: int | None, grey: bool) -> np.ndarray:
