@@ -17,6 +17,8 @@ from theory.stationarity.solver import STAGES, Solved
 from theory.types import Images
 
 WIDE = 4  # families side by side in a table
+BOUND = "an upper bound"
+LONGER = "more --iterations, --images and --features"
 
 
 def solve_attention(plan: Plan, results: ResultDirectory, progress: Progress) -> tuple[dict[str, SolvedScore], dict[str, dict]]:
@@ -121,7 +123,9 @@ def _table(report: dict, names: list[str]) -> Table:
         limits = [_limit(f["limit"][i], f["limit_error"][i]) for f in families]
         cells = [f"{loss}\n{limit}" for loss, limit in zip(losses, limits, strict=True)]
         table.add_row(f"{level['sigma'] / level['alpha']:.3f}", f"{families[0]['els_loss'][i]:.4f}", *cells)
-    table.caption = "→ extrapolated to ever more features and iterations (?: no telling); top-1: feasible points, not optima"
+    table.caption = (
+        "upper bounds on the optimum (top-1: feasible points); → extrapolated to ever more features and iterations (?: no telling)"
+    )
     table.caption_justify = "left"
     return table
 
@@ -134,16 +138,29 @@ def _limit(limit: float | None, error: float | None) -> str:
     return "→ ?" if limit is None else f"→ {limit:.4f} ± {error:.4f}"
 
 
+def standing(family: dict) -> str:
+    """What the report's numbers of a family are: whether they can be trusted, and as what. Never the optimum itself."""
+    if not family["certified"]:
+        return "not certified"
+    return "a feasible point" if family["feasible_only"] else BOUND
+
+
+def _open(family: dict) -> str:
+    """At how many levels more features and iterations would still lower the loss, as far as the solver itself can tell."""
+    count = len(family["converged"])
+    missing = count - sum(family["converged"])
+    return f", not converged at {missing} of {count} levels" if missing else ", which more features and iterations hardly lowered"
+
+
 def verdicts(report: dict) -> list[str]:
     """One line for each family: whether its certificates hold, and what its printed equation would miss."""
     ratios = [level["sigma"] / level["alpha"] for level in report["levels"]]
     lines = []
     for name, f in report["attention"].items():
         broken = [f"sigma/alpha {r:.3f}: {'; '.join(x)}" for r, x in zip(ratios, f["failures"], strict=True) if x]
-        open_ = sorted({w.split(":")[0] for x in f["warnings"] for w in x})
-        hint = f" ({'; '.join(open_)} at some levels)" if open_ else ""
-        kind = "a feasible point" if f["feasible_only"] else "an upper bound on the optimum"
-        lines.append(f"{name}: NOT certified: {' | '.join(broken)}" if broken else f"{name}: certified, {kind}{hint}")
+        kind = standing(f)
+        closer = "" if kind != BOUND else f"; {LONGER} come closer"
+        lines.append(f"{name}: NOT certified: {' | '.join(broken)}" if broken else f"{name}: certified, {kind}{_open(f)}{closer}")
         known = [i for i, gap in enumerate(f["printed"]) if gap is not None]
         if known:
             at = max(known, key=f["els_loss"].__getitem__)

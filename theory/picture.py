@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
-from theory.attention import View
+from theory.attention import View, standing
 from theory.data import ImageSet
 
 matplotlib.use("Agg")
@@ -31,9 +31,9 @@ STYLE = {
 
 
 def title(name: str, report: dict | None = None) -> str:
-    """``equivariant_local`` as a reader knows it: ``equivariant local``; with a word where a certificate failed."""
-    failed = report is not None and not report["attention"].get(name, {"certified": True})["certified"]
-    return name.replace("_", " ") + (" (not certified)" if failed else "")
+    """``equivariant_local`` as a reader knows it: ``equivariant local``; with a word on what a solution is."""
+    family = None if report is None else report["attention"].get(name)
+    return name.replace("_", " ") + ("" if family is None else f" ({standing(family).removeprefix('an ').removeprefix('a ')})")
 
 
 def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor], view: View | None = None) -> None:
