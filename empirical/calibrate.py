@@ -16,7 +16,7 @@ from rich.table import Table
 from empirical.metrics import Median, cosine
 from empirical.models import open_model
 from theory.calibrated import FORMAT, save_patch_schedule
-from theory.commandline import Parser, guarded
+from theory.commandline import Parser, find_device, guarded
 from theory.data import ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
@@ -41,6 +41,7 @@ def calibrate(
     label: int | None = None,
     seed: int = 0,
     rtol: float = 0.0,
+    device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> tuple[PatchSchedule, dict]:
     """The patch size per noise level that best matches a network.
@@ -56,6 +57,7 @@ def calibrate(
         label: Class to condition both on.
         seed: Seed of images and noise.
         rtol: Share of a posterior's weight that the machines may leave out, as in `AnalyticDenoiser`; each size has an index.
+        device: Where both are evaluated.
         progress: Where to show it.
 
     Returns:
@@ -75,14 +77,14 @@ def calibrate(
     task = progress.add_task("calibrating", total=levels) if progress else None
     chosen, records = [], []
     for t in ((i + 0.5) / levels for i in range(levels)):
-        noisy = noisy_images(shown, network.schedule, t, draws, seed)
+        noisy = noisy_images(shown, network.schedule, t, draws, seed, device)
         score = network.score(noisy.x_t, t, label)
         alpha, sigma = (float(c) for c in network.schedule(t))
         found = {}
         for size, posterior in zip(sizes, machine.sweep(noisy.x_t, t, sizes, label), strict=True):
             other = (alpha * posterior.mean - noisy.x_t) / sigma**2
             mse = (score - other).double().square().flatten(1).mean(1)
-            found[size] = {"cosine": Median.of(cosine(score, other))._asdict(), "mse": Median.of(mse)._asdict()}
+            found[size] = {"cosine": Median.of(cosine(score, other).cpu())._asdict(), "mse": Median.of(mse.cpu())._asdict()}
         if progress:
             progress.advance(task)
         sign = -1 if criterion == "cosine" else 1
@@ -122,6 +124,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--label", type=int, help="condition both on this class")
     p.add_argument("--rtol", type=float, default=0.0, help="share of a posterior's weight that may be left out; 0 for exact sums")
     p.add_argument("--seed", type=int, default=0, help="seed of images and noise")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--out", type=Path, required=True, help="JSON file to write")
     return p
 
@@ -146,14 +149,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(a: argparse.Namespace) -> int:
     console = PlainConsole(width=None if sys.stdout.isatty() else 150)
+    device = find_device(a.device)
     prepare_file(a.out, FORMAT)
     data = load(a.dataset)
-    network = open_model(a.network, data)
+    network = open_model(a.network, data, device=device)
     border = a.border or getattr(getattr(network, "module", None), "padding", "zeros")
     options = {"levels": a.levels, "draws": a.draws, "criterion": a.criterion, "label": a.label, "seed": a.seed, "rtol": a.rtol}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         schedule, report = calibrate(
-            network, data, a.sizes or default_sizes(network, data, border), border=border, **options, progress=progress
+            network, data, a.sizes or default_sizes(network, data, border), border=border, **options, device=device, progress=progress
         )
     source = {"network": a.network, "data": {"name": data.name, "fingerprint": data.fingerprint}, "versions": versions(), **report}
     save_patch_schedule(a.out, schedule, source)

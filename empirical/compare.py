@@ -17,7 +17,7 @@ from torch import Tensor
 
 from empirical.metrics import Gap, Median, cosine, label_agreement, pearson_r, r2_determination, r2_pearson
 from empirical.models import is_network, open_model
-from theory.commandline import Parser, guarded
+from theory.commandline import Parser, find_device, guarded
 from theory.data import ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError
@@ -31,11 +31,15 @@ from theory.sampling import DDIM, initial_noise
 FORMAT = "empirical.compare/1"
 NULL = "ideal"
 MOST = 10**9  # samples or draws
+Device = str | torch.device
 
 
-def sampled(denoiser: Denoiser, data: ImageSet, count: int, steps: int, seed: int, label: int | None = None) -> Tensor:
-    """Deterministic samples from the noise every model starts from."""
-    return DDIM(denoiser, steps)(initial_noise(denoiser.schedule, (count, *data.images.shape[1:]), seed), label).images
+def sampled(
+    denoiser: Denoiser, data: ImageSet, count: int, steps: int, seed: int, label: int | None = None, device: Device = "cpu"
+) -> Tensor:
+    """Deterministic samples from the noise every model starts from, made on a device and returned on the CPU."""
+    noise = initial_noise(denoiser.schedule, (count, *data.images.shape[1:]), seed, device=device)
+    return DDIM(denoiser, steps)(noise, label).images.cpu()
 
 
 def judged(samples: Tensor, data: ImageSet) -> dict:
@@ -83,6 +87,7 @@ class Comparison:
         draws: Noisy images at each level.
         seed: Seed of all noise.
         label: Class all models are conditioned on.
+        device: Where models are evaluated; what is measured of them is measured on the CPU.
 
     Raises:
         InputError: If a number is too small, or no image has that label.
@@ -99,7 +104,9 @@ class Comparison:
         draws: int = 2000,
         seed: int = 0,
         label: int | None = None,
+        device: Device = "cpu",
     ) -> None:
+        self.device = device
         self.config = {"samples": samples, "steps": steps, "levels": levels, "draws": draws, "seed": seed}
         for (name, value), least in zip(self.config.items(), (2, 1, 1, 2, 0), strict=True):
             if not least <= value <= MOST:
@@ -110,7 +117,7 @@ class Comparison:
         ideal = Ideal(data, schedule)
         self.times = [(i + 0.5) / levels for i in range(levels)]
         self.noisy = [noisy_images(self.data, schedule, t, draws, seed) for t in self.times]
-        self.exact = [ideal.denoise(n.x_t, n.t, label) for n in self.noisy]
+        self.exact = self._means(ideal)
 
     def require(self, name: str, model: Denoiser) -> None:
         """Raise `InputError` if a model has another noise schedule."""
@@ -121,6 +128,10 @@ class Comparison:
                 "compare like with like",
             )
 
+    def _means(self, model: Denoiser) -> list[Tensor]:
+        """Posterior means of the noisy images, on the CPU."""
+        return [model.denoise(n.x_t.to(self.device), n.t, self.label).cpu() for n in self.noisy]
+
     def seen(self, name: str, model: Denoiser) -> Seen:
         """Sample a model and evaluate it on the noisy images.
 
@@ -128,8 +139,8 @@ class Comparison:
             InputError: If it has another noise schedule.
         """
         self.require(name, model)
-        samples = sampled(model, self.data, self.config["samples"], self.config["steps"], self.config["seed"], self.label)
-        means = [model.denoise(n.x_t, n.t, self.label) for n in self.noisy]
+        samples = sampled(model, self.data, self.config["samples"], self.config["steps"], self.config["seed"], self.label, self.device)
+        means = self._means(model)
         excess = [Estimate.of(squared_error(m, e)) for m, e in zip(means, self.exact, strict=True)]
         report = {
             "network": is_network(model),
@@ -177,7 +188,7 @@ class Comparison:
         }
 
 
-def compare(models: Mapping[str, Denoiser], data: ImageSet, *, progress: Progress | None = None, **options: int | None) -> dict:
+def compare(models: Mapping[str, Denoiser], data: ImageSet, *, progress: Progress | None = None, **options: int | Device | None) -> dict:
     """Hold every model against the first.
 
     Args:
@@ -283,6 +294,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--draws", type=int, default=2000, help="noisy images per level")
     p.add_argument("--seed", type=int, default=0, help="seed of all noise")
     p.add_argument("--label", type=int, help="condition all models on this class")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--out", type=Path, help="JSON file to write")
     return p
 
@@ -295,14 +307,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(a: argparse.Namespace) -> int:
     console = PlainConsole(width=None if sys.stdout.isatty() else 150)
+    device = find_device(a.device)
     if a.out is not None:
         prepare_file(a.out, FORMAT)
     data = load(a.dataset)
     opened: dict[str, Denoiser] = {}
     for name, spec in zip(titles(a.models), a.models, strict=True):  # machines take the noise schedule of the first
-        opened[name] = open_model(spec, data, next(iter(opened.values())).schedule if opened else None)
+        opened[name] = open_model(spec, data, next(iter(opened.values())).schedule if opened else None, device)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         options = {"samples": a.samples, "steps": a.steps, "levels": a.levels, "draws": a.draws, "seed": a.seed, "label": a.label}
+        options["device"] = device
         report = compare(opened, data, **options, progress=progress)
     if a.out is not None:
         write_json(a.out, report)

@@ -76,6 +76,8 @@ class Constants(TorchFunctionMode):
             kwargs |= {} if device is None else {"device": device}
         if func is torch.Tensor.new_tensor and isinstance(args[0], OtherTensor):
             return torch.tensor(args[1], dtype=args[0].dtype).to(args[0].device)
+        if func is torch.Tensor.__getitem__ and isinstance(args[1], list):
+            return args[0][torch.tensor(args[1])]
         if func is torch.Tensor.tolist:
             return func(_inner(args[0]))
         return func(*args, **kwargs)

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+import empirical.calibrate
+import empirical.compare
 import theory.solve
 from empirical.train import Config, Trainer
 from tests import otherdevice
@@ -134,3 +136,38 @@ def test_training_steps(model, device, strip):
         assert x.cpu().isfinite().all(), name
         assert x.shape == mine.checkpoint().tensors[name].shape
     here(there.denoiser().denoise(noisy_images(strip, there.schedule, 0.5, 2, 0, device).x_t.float(), 0.5))
+
+
+@pytest.fixture(scope="module")
+def saved(solved, strip, tmp_path_factory):
+    """A network and a solution, written on the CPU."""
+    out = tmp_path_factory.mktemp("saved")
+    trainer = Trainer(Config(dataset=STRIP, model="cnn", hidden=8, steps=4, batch=8), strip)
+    trainer.checkpoint().save(out / "network.safetensors")
+    solved["full"].save(out / "full")
+    return out
+
+
+def measured(module, device, monkeypatch, tmp_path, *arguments: str) -> list[dict]:
+    """What a command writes on the CPU and on the other device."""
+    reports = []
+    for where in (torch.device("cpu"), device):
+        monkeypatch.setattr(module, "find_device", lambda _, where=where: where)
+        out = tmp_path / f"{where.type}.json"
+        assert module.main([*arguments, "--dataset", STRIP, "--levels", "2", "--draws", "8", "--out", str(out)]) == 0
+        reports.append(json.loads(out.read_text()))
+    return reports
+
+
+def test_comparison(device, saved, tmp_path, monkeypatch):
+    models = [str(saved / "network.safetensors"), str(saved / "full"), "equivariant_local"]
+    mine, there = measured(empirical.compare, device, monkeypatch, tmp_path, *models, "--samples", "4", "--steps", "3")
+    for name, model in mine["models"].items():
+        assert_close(there["models"][name]["excess"], model["excess"], rtol=1e-4, atol=1e-5)
+    for name, pair in mine["pairs"].items():
+        assert_close(there["pairs"][name]["r2_pearson"]["value"], pair["r2_pearson"]["value"], atol=1e-4)
+
+
+def test_calibration(device, saved, tmp_path, monkeypatch):
+    mine, there = measured(empirical.calibrate, device, monkeypatch, tmp_path, str(saved / "network.safetensors"), "--sizes", "1", "3")
+    assert mine["sizes"] == there["sizes"]
