@@ -15,12 +15,14 @@ from pathlib import Path
 from theory.data import load
 from theory.metrics import Proportion
 from theory.noise import CosineSchedule
+from theory.plain import make_printable
 from theory.results import versions, write_json
 from theory.sampling import DDIM, initial_noise
 from theory.stationarity import Options, Plan
 
 
 def main() -> None:
+    make_printable()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="toy")
     parser.add_argument("--families", nargs="+", default=["identity", "full"])

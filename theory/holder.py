@@ -12,8 +12,8 @@ def oneself() -> dict:
     """This process."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user without a name
-        user = str(os.getuid())
+    except (KeyError, OSError, ImportError):  # a container may run as a user without a name
+        user = str(os.getuid()) if hasattr(os, "getuid") else "somebody"
     return {
         "pid": os.getpid(),
         "born": _born(os.getpid()),

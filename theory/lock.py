@@ -120,10 +120,14 @@ def _is_at(file: int, path: Path) -> bool:
 
 def _release(file: int, lock: Path) -> None:
     """Remove the file while it is locked, so that whoever has it open sees that it is gone, and then unlock it."""
+    ours = _is_at(file, lock)
+    if fcntl is None:  # Windows removes no file that is open
+        os.close(file)
     with suppress(OSError):  # the results are whole: a file that can't be removed locks nothing
-        if _is_at(file, lock):
+        if ours:
             lock.unlink()
-    os.close(file)
+    if fcntl is not None:
+        os.close(file)
 
 
 def _remove_empty(directories: list[Path]) -> None:
