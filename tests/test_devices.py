@@ -7,6 +7,7 @@ import torch
 
 import empirical.calibrate
 import empirical.compare
+import empirical.reproduce
 import theory.solve
 from empirical.train import Config, Trainer
 from tests import otherdevice
@@ -171,3 +172,16 @@ def test_comparison(device, saved, tmp_path, monkeypatch):
 def test_calibration(device, saved, tmp_path, monkeypatch):
     mine, there = measured(empirical.calibrate, device, monkeypatch, tmp_path, str(saved / "network.safetensors"), "--sizes", "1", "3")
     assert mine["sizes"] == there["sizes"]
+
+
+@pytest.mark.slow
+def test_a_study(device, tmp_path, monkeypatch):
+    """Networks are trained and theories solved there, what they leave is read and compared on the CPU."""
+    for module in (empirical.reproduce, theory.solve):
+        monkeypatch.setattr(module, "find_device", lambda _: device)
+    out = tmp_path / "study"
+    assert (
+        empirical.reproduce.main(["toy", "--models", "cnn", "--dataset", STRIP, "--budget", ".0005", "--seeds", "1", "--out", str(out)])
+        == 0
+    )
+    assert (out / "report.json").is_file()
