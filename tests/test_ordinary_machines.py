@@ -95,14 +95,14 @@ def test_a_folder_outside_all_reason_says_what_it_holds_before_it_is_read(many, 
 def test_very_many_files_show_progress_on_a_terminal(many):
     code, shown = terminal(sys.executable, "-c", f"from theory.data import load; print(len(load('folder:{many},grey=true')))")
     assert code == 0 and shown.endswith("2400\r\n")
-    assert "files found:" in shown and "pictures read:" in shown and re.search(r"1,\d{3} of 2,400", shown)
+    assert "files found in" in shown and "pictures read in" in shown and re.search(r"1,\d{3} of 2,400", shown)
 
 
 def test_in_a_log_progress_is_a_line_now_and_then(many, capsys, monkeypatch):
     monkeypatch.setattr(wait, "PAUSE", 0.0)
     assert len(load(f"folder:{many},grey=true")) == 2400
     lines = capsys.readouterr().err.splitlines()
-    assert f"folder {many}, pictures read: 1,000 of 2,400" in lines and not any(": 999 of" in line for line in lines)
+    assert f"pictures read in {many}: 1,000 of 2,400" in lines and not any(": 999 of" in line for line in lines)
 
 
 def test_a_small_folder_is_read_in_silence(tmp_path, capsys):

@@ -241,7 +241,7 @@ def test_effective_sample_size_of_a_uniform_posterior_counts_the_keys():
 
 def test_effective_sample_size_with_weights_whose_squares_underflow():
     images = torch.zeros(4, 1, 2, 2)
-    images[2:] = 0.5
+    images[2:] = -0.5
     data = ImageSet(images, "tiny", weights=torch.tensor([1, 1, 1e-300, 1e-300], dtype=torch.float64))
     for machine in (EquivariantLocal(data, patch_size=3, engine="stream"), Ideal(data)):
         assert_close(machine(torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.3).ess.flatten()[0], 2.0, rtol=1e-9)

@@ -41,7 +41,7 @@ def folder(path: str, size: int | None = None, grey: bool = False) -> ImageSet:
 def _alike(root: Path, files: list[Path], size: int | None, grey: bool) -> list[np.ndarray]:
     """Pictures of one common size."""
     read = []
-    with waiting(f"folder {root}, pictures read", len(files)) as told:
+    with waiting(f"pictures read in {root}", len(files)) as told:
         for file in files:
             read.append(_read(file, size, grey))
             if read[-1].shape != read[0].shape:

@@ -23,7 +23,7 @@ def pictures(root: Path) -> list[Path]:
         InputError: If there is no picture.
     """
     found, kinds, closed = [], Counter(), []
-    with waiting(f"folder {root}, files found") as told:
+    with waiting(f"files found in {root}") as told:
         for folder, subfolders, names in os.walk(root, onerror=closed.append):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             shown = [name for name in names if not name.startswith(".")]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.file_proxy import FileProxy
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from theory.plain import PlainConsole
 
@@ -26,8 +27,9 @@ def waiting(what: str, total: int | None = None) -> Iterator[Callable[[int], Non
     out = console()
     within = isinstance(sys.stderr, FileProxy)  # a command shows a bar already: lines go above it
     of = "" if total is None else f" of {total:,}"
-    columns = (TextColumn("{task.description}:", markup=False), BarColumn(), TextColumn("{task.completed:,}" + of))
-    progress = Progress(*columns, console=out, transient=True, disable=within or not out.is_terminal)
+    name = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a long path gives way to the numbers
+    columns = (TextColumn("{task.description}", markup=False, table_column=name), BarColumn(), TextColumn("{task.completed:,}" + of))
+    progress = Progress(*columns, console=out, transient=True, expand=True, disable=within or not out.is_terminal)
     task, said = progress.add_task(what, total=total), time.monotonic()
 
     def done(count: int) -> None:
