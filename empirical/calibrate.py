@@ -84,7 +84,7 @@ def calibrate(
         for size, posterior in zip(sizes, machine.sweep(noisy.x_t, t, sizes, label), strict=True):
             other = (alpha * posterior.mean - noisy.x_t) / sigma**2
             mse = (score - other).double().square().flatten(1).mean(1)
-            found[size] = {"cosine": Median.of(cosine(score, other).cpu())._asdict(), "mse": Median.of(mse.cpu())._asdict()}
+            found[size] = {"cosine": Median.of(cosine(score, other))._asdict(), "mse": Median.of(mse)._asdict()}
         if progress:
             progress.advance(task)
         sign = -1 if criterion == "cosine" else 1

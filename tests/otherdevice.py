@@ -78,6 +78,8 @@ class Constants(TorchFunctionMode):
             return torch.tensor(args[1], dtype=args[0].dtype).to(args[0].device)
         if func is torch.Tensor.__getitem__ and isinstance(args[1], list):
             return args[0][torch.tensor(args[1])]
+        if func is torch.Tensor.numpy and isinstance(args[0], OtherTensor):
+            raise TypeError(f"can't convert {NAME} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
         if func is torch.Tensor.tolist:
             return func(_inner(args[0]))
         return func(*args, **kwargs)

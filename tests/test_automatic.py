@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import theory.posterior as posterior
+import theory.posterior.fused as fused
 from tests import otherdevice
 from tests.helpers import random_set
 from theory.machines import Ideal, Local
@@ -14,21 +15,28 @@ from theory.machines import base as machines
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
 
-@pytest.fixture(params=[True, False], ids=["triton", "no triton"])
-def triton(request, monkeypatch):
-    monkeypatch.setattr(posterior, "has_triton", lambda: request.param)
-    posterior._tell_of_triton.cache_clear()
+@pytest.fixture(params=[None, "not installed", "compiler"])
+def lacking(request, monkeypatch):
+    """A machine with triton and a C compiler, without triton, and without a compiler."""
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(fused, "find_spec", lambda name: None if request.param == "not installed" else name)
+    monkeypatch.setattr(fused.shutil, "which", lambda name: None if request.param == "compiler" else f"/usr/bin/{name}")
+    posterior._tell.cache_clear()
     return request.param
 
 
-def test_choice(triton, caplog):
+def test_choice(lacking, caplog):
     caplog.set_level(logging.WARNING)
     assert posterior.automatic(CPU, True) == posterior.automatic(CPU, False) == posterior.automatic(CUDA, False) == "stream"
     assert not caplog.messages
     for _ in range(2):
-        assert posterior.automatic(CUDA, True) == ("triton" if triton else "stream")
-    assert len(caplog.messages) == (0 if triton else 1)  # told once
-    assert all("score-machines[gpu]" in told for told in caplog.messages)
+        assert posterior.automatic(CUDA, True) == ("stream" if lacking else "triton")
+    assert [lacking in told for told in caplog.messages] == ([True] if lacking else [])  # told once, with the reason
+
+
+def test_a_compiler_named_in_the_environment_will_do(lacking, monkeypatch):
+    monkeypatch.setenv("CC", "/opt/bin/cc")
+    assert (fused.hindrance() is None) == (lacking != "not installed")
 
 
 @pytest.mark.skipif(not otherdevice.AVAILABLE, reason="this torch has no backend for Python (2.13 has)")

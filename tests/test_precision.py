@@ -10,57 +10,76 @@ from empirical.train import Config, Trainer
 from theory.data import load
 from theory.noise import CosineSchedule
 
-
-@pytest.fixture(autouse=True)
-def careless():
-    """What torch starts with, and a user may have chosen."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("medium")
-    torch.backends.cudnn.allow_tf32 = True
-    yield
-    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
-    torch.set_float32_matmul_precision(before[0])
-    torch.backends.cudnn.allow_tf32 = before[1]
+cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
 
 
-def seen() -> tuple[str, bool]:
-    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+def old() -> tuple:
+    return torch.get_float32_matmul_precision(), cudnn.allow_tf32
 
 
-@pytest.mark.parametrize(
-    ("precision", "expected"), [("float32", ("highest", False)), ("bf16", ("highest", False)), ("tf32", ("high", True))]
-)
-def test_arithmetic(precision, expected):
+def new() -> tuple:
+    return cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+
+
+@pytest.fixture(params=["old settings", "new settings"], autouse=True)
+def seen(request):
+    """A program that has chosen TF32 by torch's old settings or by its new ones; how to read them."""
+    if request.param == "old settings":
+        before = old()
+        torch.set_float32_matmul_precision("medium")
+        cudnn.allow_tf32 = True
+        yield old
+        assert old() == ("medium", True)
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
+        return
+    if not hasattr(cudnn, "conv"):
+        pytest.skip("this torch has the old settings only")
+    before = new()
+    cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = "tf32", "tf32", "ieee"
+    yield new
+    assert new() == ("tf32", "tf32", "ieee")
+    cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
+
+
+EXACT = {old: ("highest", False), new: ("ieee", "ieee", "ieee")}
+QUICK = {old: ("high", True), new: ("tf32", "tf32", "tf32")}
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("float32", EXACT), ("bf16", EXACT), ("tf32", QUICK)])
+def test_arithmetic(precision, expected, seen):
     with arithmetic(precision):
-        assert seen() == expected
+        assert seen() == expected[seen]
+        assert cudnn.deterministic
     with pytest.raises(ZeroDivisionError), arithmetic(precision):
         raise ZeroDivisionError
+    assert not cudnn.deterministic
 
 
 class Watched(nn.Module):
     classes, receptive_field = 0, None
 
-    def __init__(self):
+    def __init__(self, seen):
         super().__init__()
-        self.weight, self.seen = nn.Parameter(torch.ones(())), []
+        self.weight, self.seen, self.told = nn.Parameter(torch.ones(())), seen, []
 
     def forward(self, x, t, label):
-        self.seen.append(seen())
+        self.told.append(self.seen())
         return x * self.weight
 
 
-def test_a_network_in_use():
-    module = Watched()
+def test_a_network_in_use(seen):
+    module = Watched(seen)
     NetworkDenoiser(module, CosineSchedule(), "sample", (1, 2, 2)).denoise(torch.ones(3, 1, 2, 2), 0.5)
-    assert module.seen == [("highest", False)]
+    assert module.told == [EXACT[seen]]
 
 
-def test_a_training_step(monkeypatch):
+def test_a_training_step(seen):
     trainer = Trainer(Config("toy:layout=strip", "cnn", hidden=8, batch=4), load("toy:layout=strip"))
-    watched = []
-    trainer.learner.model.register_forward_hook(lambda *_: watched.append(seen()))
-    for parameter in trainer.learner.model.parameters():
-        parameter.register_hook(lambda grad: watched.append(seen()))
+    told = []
+    trainer.model.register_forward_hook(lambda *_: told.append(seen()))
+    for parameter in trainer.model.parameters():
+        parameter.register_hook(lambda grad: told.append(seen()))
     trainer.step()
-    assert len(watched) > 1  # forward, and backward into every parameter
-    assert set(watched) == {("highest", False)}
+    assert len(told) > 1  # forward, and backward into every parameter
+    assert set(told) == {EXACT[seen]}

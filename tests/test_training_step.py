@@ -281,14 +281,16 @@ kept = keep_freed_memory()
 for _ in range(3):
     x = [torch.ones(2**21) for _ in range(3)]
     del x
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+rounds = []
 for _ in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     x = [torch.ones(2**21) for _ in range(3)]
     del x
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    rounds.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, min(rounds))
 """
     kept, faults = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert kept == "False" or int(faults) < 20480  # a third of the pages of ten rounds; all 61,440 are fetched otherwise
+    assert kept == "False" or int(faults) < 614  # a tenth of the pages of a round; the quietest, for other work on the machine adds some
 
 
 def test_no_graph_is_an_option_that_changes_nothing_without_cuda(tmp_path):

@@ -17,8 +17,6 @@ from theory.stationarity.solver import STAGES, Solved
 from theory.types import Images
 
 WIDE = 4  # families side by side in a table
-BOUND = "an upper bound"
-LONGER = "more --iterations, --images and --features"
 
 
 def solve_attention(plan: Plan, results: ResultDirectory, progress: Progress) -> tuple[dict[str, SolvedScore], dict[str, dict]]:
@@ -142,14 +140,16 @@ def standing(family: dict) -> str:
     """What the report's numbers of a family are: whether they can be trusted, and as what. Never the optimum itself."""
     if not family["certified"]:
         return "not certified"
-    return "a feasible point" if family["feasible_only"] else BOUND
+    return "feasible point" if family["feasible_only"] else "upper bound"
 
 
 def _open(family: dict) -> str:
-    """At how many levels more features and iterations would still lower the loss, as far as the solver itself can tell."""
+    """What the solver itself can tell of how far there is to go."""
     count = len(family["converged"])
     missing = count - sum(family["converged"])
-    return f", not converged at {missing} of {count} levels" if missing else ", which more features and iterations hardly lowered"
+    hints = sorted({w.split(":")[0] for x in family["warnings"] for w in x})
+    hint = f" ({'; '.join(hints)} at some levels)" if hints else ""
+    return (f"not converged at {missing} of {count} levels" if missing else "converged as far as its own stages tell") + hint
 
 
 def verdicts(report: dict) -> list[str]:
@@ -158,9 +158,7 @@ def verdicts(report: dict) -> list[str]:
     lines = []
     for name, f in report["attention"].items():
         broken = [f"sigma/alpha {r:.3f}: {'; '.join(x)}" for r, x in zip(ratios, f["failures"], strict=True) if x]
-        kind = standing(f)
-        closer = "" if kind != BOUND else f"; {LONGER} come closer"
-        lines.append(f"{name}: NOT certified: {' | '.join(broken)}" if broken else f"{name}: certified, {kind}{_open(f)}{closer}")
+        lines.append(f"{name}: NOT certified: {' | '.join(broken)}" if broken else f"{name}: certified {standing(f)}, {_open(f)}")
         known = [i for i, gap in enumerate(f["printed"]) if gap is not None]
         if known:
             at = max(known, key=f["els_loss"].__getitem__)

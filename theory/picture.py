@@ -33,7 +33,7 @@ STYLE = {
 def title(name: str, report: dict | None = None) -> str:
     """``equivariant_local`` as a reader knows it: ``equivariant local``; with a word on what a solution is."""
     family = None if report is None else report["attention"].get(name)
-    return name.replace("_", " ") + ("" if family is None else f" ({standing(family).removeprefix('an ').removeprefix('a ')})")
+    return name.replace("_", " ") + ("" if family is None else f" ({standing(family)})")
 
 
 def draw(path: Path, report: dict, samples: dict[str, Tensor], data: ImageSet, marks: dict[str, Tensor], view: View | None = None) -> None:

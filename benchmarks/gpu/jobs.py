@@ -12,7 +12,6 @@ from benchmarks.gpu.command import Ended
 from benchmarks.gpu.outcomes import outcomes
 from benchmarks.gpu.rows import row
 from benchmarks.gpu.sizes import Sizes
-from empirical import compare as comparison
 
 DATA = ["--dataset", "toy"]
 LEAST = 3.0  # seconds with which a command is worth starting
@@ -42,13 +41,10 @@ def compare(sizes: Sizes, device: str, folder: Path, seconds: float) -> list[dic
         return [row("compare", "network", "not run", "no network was trained")]
     if seconds < LEAST:
         return [row("compare", network, "not run", "no time left")]
-    follows = "--device" in comparison.parser().format_help()
     out = folder / "compare.json"
     models = [str(folder / "train" / network), "equivariant_local"]
-    where = ["--device", device] if follows else []
-    ended = command.python(["-m", "empirical.compare", *models, *DATA, *where, *sizes.compare, "--out", str(out)], seconds)
-    ran = device if follows else "cpu: the command takes no --device"
-    return [_told("compare", network, ended, ended.code == 0 and out.is_file(), ran_on=ran)]
+    ended = command.python(["-m", "empirical.compare", *models, *DATA, "--device", device, *sizes.compare, "--out", str(out)], seconds)
+    return [_told("compare", network, ended, ended.code == 0 and out.is_file())]
 
 
 def solve(sizes: Sizes, device: str, folder: Path, seconds: float) -> list[dict]:

@@ -41,7 +41,6 @@ def _result(r: dict) -> str:
     told = {
         "train": f"{r.get('ms_per_step')} ms a step" if "ms_per_step" in r else "",
         "solve": ("certified" if r.get("certified") else "not certified, so short") if "certified" in r else "",
-        "compare": r.get("ran_on", ""),
         "tests": ", ".join(f"{r[k]} {k}" for k in ("passed", "failed", "skipped") if k in r),
     }.get(r["part"], "")
     return ", ".join(filter(None, [r["status"] if r["status"] in BAD else "", told])) or "ok"

@@ -169,7 +169,7 @@ def _prepare(trainer: Trainer, out: Path, resume: bool) -> None:
                 )
             with _named(out):
                 trainer.restore(saved)
-        if not occupied:
+        else:
             trainer.checkpoint().save(out / NAME)  # what can't be written is known before hours have passed
     except OSError as error:
         raise InputError(f"output directory {out} ({error.strerror})", "a directory that can be written", "choose another --out") from error

@@ -5,6 +5,8 @@ Differences, exponentials and sums of all pairs of queries and keys are made in 
 where triton is installed.
 """
 
+import os
+import shutil
 from importlib.util import find_spec
 
 from theory.errors import InputError
@@ -16,6 +18,15 @@ from theory.types import Coefficients, Queries
 def has_triton() -> bool:
     """Whether triton is installed; it is not imported before it is needed."""
     return find_spec("triton") is not None
+
+
+def hindrance() -> str | None:
+    """Why triton can't be used on this machine, and what to do; None if nothing is known to stand in its way."""
+    if not has_triton():
+        return "it is not installed; pip install 'score-machines[gpu]' brings it"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "it needs a C compiler; install gcc or clang, or name one in CC"
+    return None
 
 
 def require_triton() -> None:
