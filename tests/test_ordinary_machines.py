@@ -49,6 +49,15 @@ def test_help_in_ascii(module):
     assert done.stdout.decode("ascii")
 
 
+def test_plain_prints_take_any_text():
+    """Help, and what is printed without a console."""
+    text, other = ascii("σ ± 1"), ascii("→ 漢")  # the command itself has to be of ASCII there
+    code = f"from theory.commandline import Parser; p = Parser(description={text}); print({other}); p.parse_args(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **ASCII}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"-> ?\n") and b"sigma +- 1" in done.stdout
+
+
 def test_hidden_files_are_no_pictures(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (4, 4), (0, 128, 255)).save(tmp_path / name)
