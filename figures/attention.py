@@ -34,7 +34,7 @@ def compute(results: Results, effort: Effort) -> Numbers:
     arrays: dict[str, list] = {name: [] for name in ("x_t", "local", "context", "els", "exact", "attention")}
     chosen = None
     for t in (times[MIDDLE], *times):
-        noisy = noisy_images(data, schedule, t, CANDIDATES, seed=7)
+        noisy = noisy_images(data, schedule, t, CANDIDATES, 7, effort.device)
         if chosen is None:
             split, els = solution.split(noisy.x_t, t), els_machine.denoise(noisy.x_t, t)
             exact = Ideal(data, schedule).denoise(noisy.x_t, t)

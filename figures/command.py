@@ -11,7 +11,7 @@ import torch
 from figures.numbers import Numbers
 from figures.results import COMMITTED, Results
 from figures.style import save, styled
-from theory.commandline import Parser, guarded
+from theory.commandline import Parser, find_device, guarded
 from theory.lock import writing
 
 OUT = Path("figures/out")
@@ -20,9 +20,10 @@ SCALES = ("smoke", "paper")
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to compute: ``smoke`` for a look (seconds), ``paper`` for print (minutes)."""
+    """How much to compute: ``smoke`` for a look (seconds), ``paper`` for print (minutes); and on which device."""
 
     scale: str
+    device: torch.device
 
     def __call__(self, smoke: int, paper: int) -> int:
         """One of two numbers."""
@@ -35,18 +36,19 @@ def options(prog: str, description: str) -> argparse.ArgumentParser:
     p.add_argument("--from", dest="results", type=Path, default=COMMITTED, help="directory with results of empirical.reproduce")
     p.add_argument("--scale", choices=SCALES, default="smoke", help="how much is computed: smoke in seconds, paper for print")
     p.add_argument("--out", type=Path, default=OUT, help="output directory")
+    p.add_argument("--device", default="auto", help="where to compute: auto, cpu or cuda")
     p.add_argument("--redraw", action="store_true", help="draw from the numbers of the last run instead of computing them")
     return p
 
 
-def make(module: ModuleType, results: Results, scale: str, out: Path, redraw: bool = False) -> Numbers:
-    """Compute and draw one figure; returns what it was drawn from.
+def make(module: ModuleType, results: Results, effort: Effort, out: Path, redraw: bool = False) -> Numbers:
+    """Compute and draw one figure; returns what it was drawn from, on the CPU.
 
     Raises:
         InputError: If results are missing.
     """
     name = name_of(module)
-    numbers = Numbers.load(out / "numbers" / name) if redraw else _computed(module, results, scale)
+    numbers = Numbers.load(out / "numbers" / name) if redraw else computed(module, results, effort)
     if not redraw:
         numbers.save(out / "numbers" / name)
     with styled():
@@ -54,11 +56,13 @@ def make(module: ModuleType, results: Results, scale: str, out: Path, redraw: bo
     return numbers
 
 
-def _computed(module: ModuleType, results: Results, scale: str) -> Numbers:
+def computed(module: ModuleType, results: Results, effort: Effort) -> Numbers:
+    """The numbers of a figure, without drawing it, on the CPU."""
     with torch.no_grad():
-        found = module.compute(results, Effort(scale))
+        found = module.compute(results, effort)
     told = str(results.path.relative_to(COMMITTED.parent)) if results.path.is_relative_to(COMMITTED.parent) else str(results.path)
-    return Numbers(found.values, found.arrays, {"figure": name_of(module), "scale": scale, "results": told})
+    arrays = {name: x.cpu() for name, x in found.arrays.items()}
+    return Numbers(found.values, arrays, {"figure": name_of(module), "scale": effort.scale, "results": told})
 
 
 def name_of(module: ModuleType) -> str:
@@ -73,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> int:
         with writing(a.out):
-            make(module, Results(a.results), a.scale, a.out, a.redraw)
+            make(module, Results(a.results), Effort(a.scale, find_device(a.device)), a.out, a.redraw)
         print(f"written to {a.out}: {name_of(module)}.png, {name_of(module)}.pdf")
         return 0
 

@@ -29,7 +29,7 @@ def compute(results: Results, effort: Effort) -> Numbers:
     data = load("toy")
     machine = EquivariantLocal(data, patch_size=data.patch_size)
     t = float(machine.schedule.time(RATIO))
-    noisy = noisy_images(data, machine.schedule, t, effort(200, 1000), seed=3)
+    noisy = noisy_images(data, machine.schedule, t, effort(200, 1000), 3, effort.device)
     x_t = noisy.x_t.double()
     z = machine.denoise(x_t, t).flatten(2).mT
     target = data.rule.posterior_mean(x_t, *machine.schedule(t)).flatten(2).mT
@@ -42,7 +42,7 @@ def compute(results: Results, effort: Effort) -> Numbers:
     output = forward(roles, head)
     residual = output.out - target
     exact, told = sum(variation(roles, output, residual, head)), printed(z, output, residual, head)
-    direction = torch.randn(z.shape, generator=generator, dtype=z.dtype)
+    direction = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z)
     measured = (total(z + STEP * direction) - total(z - STEP * direction)) / (2 * STEP)
     # What the local part contributes is beyond dispute: the rest is the force of attention.
     measured = measured - 2 * (residual * direction).flatten(1).sum(1)

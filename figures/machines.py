@@ -35,20 +35,22 @@ def compute(results: Results, effort: Effort) -> Numbers:
         "ls": Local(few, patch_size=[3, 3, 5, 7], border="zeros"),
         "els": EquivariantLocal(few, patch_size=[3, 3, 5, 7], border="zeros"),
     }
-    noise = initial_noise(machines["ideal"].schedule, (1, 1, 8, 8), seed=3)
+    noise = initial_noise(machines["ideal"].schedule, (1, 1, 8, 8), 3, device=effort.device)
     arrays, nearest = {}, {}
     for name, machine in machines.items():
         run = DDIM(machine, STEPS)(noise, trajectory=True)
+        sample = run.images.cpu()
         index = [int((run.times - t).abs().argmin()) for t in SHOWN]
         arrays[name] = run.trajectory[index, 0]
-        source = few.images[memorisation(run.images, few).nearest[:1]]
+        source = few.images[memorisation(sample, few).nearest[:1]]
         if name == "equivariant":
             found = provenance(machine, run.images, float(run.times[-2]))
-            source = few.images[found.image[0, 0, 0]][None, :, found.pixel[0, ..., 0], found.pixel[0, ..., 1]]
+            image, pixel = found.image[0, 0, 0].cpu(), found.pixel[0].cpu()
+            source = few.images[image][None, :, pixel[..., 0], pixel[..., 1]]
         arrays[f"{name}.nearest"] = source
-        nearest[name] = float((run.images - source).square().mean().sqrt())
+        nearest[name] = float((sample - source).square().mean().sqrt())
     plain = ImageSet(torch.tensor([-1.0, 1.0])[:, None, None, None].expand(2, 1, SIDE, SIDE).clone(), "black and white")
-    start = initial_noise(machines["ideal"].schedule, (1, 1, SIDE, SIDE), seed=1)
+    start = initial_noise(machines["ideal"].schedule, (1, 1, SIDE, SIDE), 1, device=effort.device)
     # Close to t = 0 a pixel needs as long for every halving of the noise: times are spaced by ratios there.
     times = torch.cat([torch.linspace(1, 0.05, 100, dtype=torch.float64), 0.05 * 0.9 ** torch.arange(1, 150, dtype=torch.float64)])
     times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])

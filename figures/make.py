@@ -6,11 +6,11 @@ import time
 from importlib import import_module
 
 from figures import gallery
-from figures.command import make, options
+from figures.command import Effort, make, options
 from figures.numbers import Numbers
 from figures.results import Results
 from figures.toymodels import POSTER_ROWS
-from theory.commandline import guarded
+from theory.commandline import find_device, guarded
 from theory.errors import InputError, choices
 from theory.lock import writing
 from theory.plain import PlainConsole
@@ -95,7 +95,7 @@ def _alone(a: argparse.Namespace) -> int:
 
 
 def _run(a: argparse.Namespace) -> int:
-    console, results, done = PlainConsole(), Results(a.results), []
+    console, results, done, effort = PlainConsole(), Results(a.results), [], Effort(a.scale, find_device(a.device))
     for name in a.only:
         if name not in FIGURES:
             raise InputError(f"--only {name}", choices(FIGURES), "choose some of these")
@@ -104,7 +104,7 @@ def _run(a: argparse.Namespace) -> int:
         module = import_module(f"figures.{name}")
         if name in a.only:
             start = time.perf_counter()
-            done.append((module, make(module, results, a.scale, a.out, a.redraw)))
+            done.append((module, make(module, results, effort, a.out, a.redraw)))
             console.print(f"{name}: {module.TITLE} ({time.perf_counter() - start:.0f} s)", highlight=False)
         elif (a.out / f"{name}.png").exists():  # made before: it stays on the page
             done.append((module, Numbers.load(a.out / "numbers" / name)))

@@ -15,7 +15,7 @@ from figures.results import Results
 from figures.style import PAGE, picture
 from theory.data import ImageSet, load
 from theory.machines import EquivariantLocal
-from theory.provenance import provenance
+from theory.provenance import Provenance, provenance
 from theory.sampling import DDIM, initial_noise
 
 TITLE = "A sample is a mosaic of training patches"
@@ -36,15 +36,18 @@ def compute(results: Results, effort: Effort) -> Numbers:
     for name, (data, sizes, seed) in jobs.items():
         machine = EquivariantLocal(data, patch_size=sizes, border="zeros")
         steps = effort(30, 60)
-        run = DDIM(machine, steps)(initial_noise(machine.schedule, (1, *data.images.shape[1:]), seed=seed), trajectory=True)
+        run = DDIM(machine, steps)(
+            initial_noise(machine.schedule, (1, *data.images.shape[1:]), seed, device=effort.device), trajectory=True
+        )
         t = float(run.times[-2])
-        found = provenance(machine, run.trajectory[-2], t)
+        found = Provenance(*(x.cpu() for x in provenance(machine, run.trajectory[-2], t)))
+        sample = run.images[0].cpu()
         image, pixel = found.image[0], found.pixel[0]
         rebuilt = data.images[image, :, pixel[..., 0], pixel[..., 1]].permute(2, 0, 1)
         numbers, counts = image.unique(return_counts=True)
         top = numbers[counts.argsort(descending=True, stable=True)][:SOURCES]
         arrays |= {
-            f"{name}.sample": run.images[0], f"{name}.image": image, f"{name}.pixel": pixel, f"{name}.pieces": found.pieces()[0],
+            f"{name}.sample": sample, f"{name}.image": image, f"{name}.pixel": pixel, f"{name}.pieces": found.pieces()[0],
             f"{name}.top": top, f"{name}.sources": data.images[top],
         }  # fmt: skip
         values[name] = {
@@ -52,7 +55,7 @@ def compute(results: Results, effort: Effort) -> Numbers:
             "used": len(numbers),
             "pieces": len(found.pieces().unique()),
             "pixels": image.numel(),
-            "copied": float((rebuilt - run.images[0]).square().mean().sqrt()),
+            "copied": float((rebuilt - sample).square().mean().sqrt()),
             "weight": float(found.weight.median()),
         }
     return Numbers(values, arrays)

@@ -64,6 +64,13 @@ def _refuse_mixed(func, args: tuple, kwargs: dict) -> None:
         raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got some on {NAME} and some on cpu")
 
 
+def _without_lists(index):
+    """An index with tensors for lists."""
+    if isinstance(index, tuple):
+        return tuple(map(_without_lists, index))
+    return torch.tensor(index) if isinstance(index, list) else index
+
+
 class Constants(TorchFunctionMode):
     """What torch makes past its Python backends (from numbers of Python, or by resizing) is made on the CPU and moved."""
 
@@ -76,8 +83,8 @@ class Constants(TorchFunctionMode):
             kwargs |= {} if device is None else {"device": device}
         if func is torch.Tensor.new_tensor and isinstance(args[0], OtherTensor):
             return torch.tensor(args[1], dtype=args[0].dtype).to(args[0].device)
-        if func is torch.Tensor.__getitem__ and isinstance(args[1], list):
-            return args[0][torch.tensor(args[1])]
+        if func is torch.Tensor.__getitem__:
+            args = (args[0], _without_lists(args[1]))
         if func is torch.Tensor.numpy and isinstance(args[0], OtherTensor):
             raise TypeError(f"can't convert {NAME} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
         if func is torch.Tensor.tolist:

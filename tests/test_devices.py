@@ -1,6 +1,7 @@
 """Everything follows the device of its input: shown on a second device made of the CPU (`tests.otherdevice`)."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import empirical.compare
 import empirical.reproduce
 import theory.solve
 from empirical.train import Config, Trainer
+from figures.command import Effort, computed
+from figures.results import COMMITTED, Results
 from tests import otherdevice
 from tests.helpers import assert_close
 from theory.data import load
@@ -196,3 +199,20 @@ def test_a_study(device, tmp_path, monkeypatch):
         == 0
     )
     assert (out / "report.json").is_file()
+
+
+class Little(Effort):
+    """An eighth of what is computed for a look."""
+
+    def __call__(self, smoke: int, paper: int) -> int:
+        return max(4, smoke // 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["attention", "equation", "machines", "mosaic"])
+def test_figures_that_compute(name, device):
+    module, results = import_module(f"figures.{name}"), Results(COMMITTED)
+    mine, there = (computed(module, results, Little("smoke", where)) for where in (torch.device("cpu"), device))
+    for key, x in mine.arrays.items():
+        assert there.arrays[key].device.type == "cpu"
+        assert_close(there.arrays[key], x, rtol=1e-4, atol=1e-5)

@@ -1,6 +1,7 @@
-"""The attention part of the command line: solve level by level, resume, and tell what came out."""
+"""The attention part of the command line: solve family by family, resume, and tell what came out."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rich.progress import Progress
@@ -11,98 +12,91 @@ from theory.machines import EquivariantLocal, Ideal
 from theory.metrics import noisy_images
 from theory.results import ResultDirectory
 from theory.stationarity import Plan, SolvedScore
-from theory.stationarity.learned import Point
-from theory.stationarity.run import Found
-from theory.stationarity.solver import STAGES, Solved
+from theory.stationarity.run import Kept, Store
+from theory.stationarity.run import Progress as Solving
+from theory.stationarity.solver import Solved
 from theory.types import Images
 
 WIDE = 4  # families side by side in a table
+KEEP = 60  # seconds between two times a descent is saved
+SAY = 60  # seconds between two lines in a log
 
 
 def solve_attention(plan: Plan, results: ResultDirectory, progress: Progress) -> tuple[dict[str, SolvedScore], dict[str, dict]]:
-    """Solve all families at all levels, taking what an interrupted run has finished.
+    """Solve all families, going on where an interrupted run left off.
 
     Returns:
         Each family's solution, and what the report says of it: a list over the levels of everything
         its certificates hold.
     """
-    found: dict[int, Found] = {}
-    values: dict[int, dict] = {}
-
-    def saved(number: int) -> Found | None:
-        if number not in found and (part := results.part(_part(number))) is not None:
-            values[number], tensors = part
-            found[number] = _unpacked(tensors)
-        return found.get(number)
-
-    shown = _Shown(plan, progress)
-    start = time.perf_counter()
-    for number, solved in plan.levels(saved, shown.evaluated):
-        shown.finished(number, {name: s.certificate for name, s in solved.items()})
-        told = {name: {**s.certificate.asdict(), "printed": s.printed} for name, s in solved.items()}
-        results.save_part(_part(number), {"families": told, "seconds": time.perf_counter() - start}, _packed(solved))
-        saved(number)
-        start = time.perf_counter()
+    shown = _Shown(progress)
+    solved = plan.solve(Parts(results), shown.told)
     shown.close()
-    levels = [saved(i) and values[i]["families"] for i in range(len(plan.times))]
-    solutions = {f.name: plan.solution(f.name, [found[i] for i in range(len(levels))], [v[f.name] for v in levels]) for f in plan.families}
-    return solutions, {name: _report(solution) for name, solution in solutions.items()}
+    return {name: plan.solution(name, s) for name, s in solved.items()}, {name: _report(plan, name, s) for name, s in solved.items()}
 
 
-def _part(number: int) -> str:
-    return f"attention-level-{number}"
+class Parts(Store):
+    """Descents as parts of a result directory."""
+
+    def __init__(self, results: ResultDirectory) -> None:
+        self.results, self.saved = results, time.perf_counter()
+
+    def load(self, name: str) -> Kept | None:
+        part = self.results.part(f"attention-{name}")
+        if part is None:
+            return None
+        values, tensors = part
+        if set(tensors) != set(values["tensors"]):  # cut off between its two files
+            return None
+        return Kept(tensors, values["step"], values["history"], values["seconds"])
+
+    def save(self, name: str, kept: Callable[[], Kept], last: bool) -> None:
+        if not last and time.perf_counter() - self.saved < KEEP:
+            return
+        k = kept()
+        values = {"step": k.step, "history": k.history, "seconds": k.seconds, "tensors": sorted(k.tensors)}
+        self.results.save_part(f"attention-{name}", values, k.tensors)
+        self.saved = time.perf_counter()
 
 
-def _packed(solved: dict[str, Solved]) -> dict[str, Tensor]:
-    return {f"{name}.{i}.{key}": x for name, s in solved.items() for i, stage in enumerate(s.stages) for key, x in stage.tensors().items()}
-
-
-def _unpacked(tensors: dict[str, Tensor]) -> Found:
-    stages: dict[str, list[dict[str, Tensor]]] = {}
-    for key, x in tensors.items():
-        name, stage, field = key.split(".")
-        stages.setdefault(name, [{} for _ in range(STAGES)])[int(stage)][field] = x
-    return {name: [Point.of(tensors) for tensors in parts] for name, parts in stages.items()}
-
-
-def _report(solution: SolvedScore) -> dict:
-    """Certificates as one list over the levels for each field."""
-    certificates = solution.certificates
+def _report(plan: Plan, name: str, solved: Solved) -> dict:
+    """Certificates as one list over the levels for each field, and how the solution was found."""
+    certificates = [c.asdict() for c in solved.certificates]
     lists = {key: [c[key] for c in certificates] for key in certificates[0]}
-    return {**lists, "certified": solution.certified, "feasible_only": solution.family.hard}
+    return {
+        **lists,
+        "printed": solved.printed,
+        "certified": all(c.holds for c in solved.certificates),
+        "history": solved.best.history,
+        "solve_seconds": solved.best.seconds,
+    }
 
 
 class _Shown:
-    """Progress: a bar on a terminal, a line for each level in a log."""
+    """Progress: a bar on a terminal, a line now and then in a log."""
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
-        self.plan, self.progress, self.task = plan, progress, None
-        self.names = [f.name for f in plan.families]
-        self.start = time.perf_counter()
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.tasks = progress, {}
+        self.start = self.said = time.perf_counter()
 
-    def evaluated(self, number: int, name: str, stage: int, loss: float) -> None:
-        total = len(self.plan.times) * len(self.names) * STAGES
-        if self.task is None:
-            self.task = self.progress.add_task("attention", total=total)
-        done = (self.plan.order.index(number) * len(self.names) + self.names.index(name)) * STAGES + stage
-        self.progress.update(self.task, completed=done, description=f"{name} at level {number + 1}: {loss:.4f}")
-
-    def finished(self, number: int, certificates: dict) -> None:
-        if not self.progress.console.is_terminal:
-            losses = ", ".join(f"{name} {c.loss_fresh:.4f}" for name, c in certificates.items())
-            els = next(iter(certificates.values())).els_loss
-            seconds = time.perf_counter() - self.start
-            self.progress.console.print(
-                f"attention, level {number + 1} of {len(self.plan.times)}: ELS {els:.4f}, {losses} ({seconds:.0f} s)", highlight=False
-            )
+    def told(self, at: Solving) -> None:
+        if at.task not in self.tasks:
+            self.tasks[at.task] = self.progress.add_task(at.task, total=100)
+        self.progress.update(self.tasks[at.task], completed=round(100 * at.share))
+        now = time.perf_counter()
+        if not self.progress.console.is_terminal and (at.share == 1 or now - self.said >= SAY):
+            losses = " ".join(f"{x:.4f}" for x in at.history[-1]["losses"]) if at.history else "not measured yet"
+            losses = "" if at.task == "certificates" else f", losses {losses}"
+            self.progress.console.print(f"{at.task}: {100 * at.share:.0f}%{losses} ({now - self.start:.0f} s)", highlight=False)
+            self.said = now
 
     def close(self) -> None:
-        if self.task is not None:
-            self.progress.remove_task(self.task)
+        for task in self.tasks.values():
+            self.progress.remove_task(task)
 
 
 def attention_tables(report: dict) -> list[Table]:
-    """Loss of each family with its standard error, and the extrapolation to ever more features; a few families each."""
+    """Loss of each family with its standard error, and the verdict of its certificate; a few families each."""
     names = list(report["attention"])
     return [_table(report, names[i : i + WIDE]) for i in range(0, len(names), WIDE)]
 
@@ -117,12 +111,11 @@ def _table(report: dict, names: list[str]) -> Table:
         table.add_column(name, justify="right")
     families = [report["attention"][name] for name in names]
     for i, level in enumerate(report["levels"]):
-        losses = [_value(f["loss_fresh"][i], f["loss_stderr"][i]) for f in families]
-        limits = [_limit(f["limit"][i], f["limit_error"][i]) for f in families]
-        cells = [f"{loss}\n{limit}" for loss, limit in zip(losses, limits, strict=True)]
+        cells = [f"{_value(f['loss_fresh'][i], f['loss_stderr'][i])}\n{_verdict(f, i)}" for f in families]
         table.add_row(f"{level['sigma'] / level['alpha']:.3f}", f"{families[0]['els_loss'][i]:.4f}", *cells)
     table.caption = (
-        "upper bounds on the optimum (top-1: feasible points); → extrapolated to ever more features and iterations (?: no telling)"
+        "every loss is an upper bound on the optimum; =: another start ended there too and nobody lies below; <: somebody does; "
+        "~: another start ended elsewhere; ?: no other start has tried"
     )
     table.caption_justify = "left"
     return table
@@ -132,24 +125,31 @@ def _value(loss: float | None, stderr: float | None) -> str:
     return "not finite" if loss is None else f"{loss:.4f} ± {stderr:.4f}"
 
 
-def _limit(limit: float | None, error: float | None) -> str:
-    return "→ ?" if limit is None else f"→ {limit:.4f} ± {error:.4f}"
+def _verdict(family: dict, i: int) -> str:
+    """What other solves and challengers found at a level."""
+    if family["converged"][i]:
+        return "= converged"
+    if not any(c["independent"] for c in family["challenges"][i]):
+        return "? upper bound"
+    best, loss = family["best_known"][i], family["loss_fresh"][i]
+    return f"< {best:.4f} known" if loss is not None and best < loss else "~ upper bound"
 
 
 def standing(family: dict) -> str:
     """What the report's numbers of a family are: whether they can be trusted, and as what. Never the optimum itself."""
     if not family["certified"]:
         return "not certified"
-    return "feasible point" if family["feasible_only"] else "upper bound"
+    return "converged" if all(family["converged"]) else "upper bound"
 
 
 def _open(family: dict) -> str:
-    """What the solver itself can tell of how far there is to go."""
+    """What is missing to a verdict better than an upper bound."""
     count = len(family["converged"])
     missing = count - sum(family["converged"])
-    hints = sorted({w.split(":")[0] for x in family["warnings"] for w in x})
-    hint = f" ({'; '.join(hints)} at some levels)" if hints else ""
-    return (f"not converged at {missing} of {count} levels" if missing else "converged as far as its own stages tell") + hint
+    if not missing:
+        return "other starts agree at every level"
+    tried = any(c["independent"] for x in family["challenges"] for c in x)
+    return f"converged at {count - missing} of {count} levels" if tried else "no other start has tried (--quality full)"
 
 
 def verdicts(report: dict) -> list[str]:
@@ -158,7 +158,7 @@ def verdicts(report: dict) -> list[str]:
     lines = []
     for name, f in report["attention"].items():
         broken = [f"sigma/alpha {r:.3f}: {'; '.join(x)}" for r, x in zip(ratios, f["failures"], strict=True) if x]
-        lines.append(f"{name}: NOT certified: {' | '.join(broken)}" if broken else f"{name}: certified {standing(f)}, {_open(f)}")
+        lines.append(f"{name}: NOT certified: {' | '.join(broken)}" if broken else f"{name}: certified, {standing(f)}: {_open(f)}")
         known = [i for i, gap in enumerate(f["printed"]) if gap is not None]
         if known:
             at = max(known, key=f["els_loss"].__getitem__)

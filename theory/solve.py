@@ -38,9 +38,10 @@ from theory.sampling import SAMPLERS, initial_noise, sampler
 from theory.stationarity import DEFAULT, FAMILIES, Options, Plan
 from theory.stationarity.basis import PREDICTIONS
 from theory.stationarity.run import one_size
+from theory.stationarity.solver import QUALITIES
 
 CHEAP = tuple(name for name in MACHINES if name != "equivariant")  # its candidates are all shifts of all images
-SOLVER = ("prediction", "strength", "beta", "embedding", "features", "images", "fresh", "iterations")
+SOLVER = ("prediction", "strength", "beta", "embedding", "features", "images", "fresh", "challenge")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ class Config:
     strength: float = Options.strength
     beta: float = Options.beta
     embedding: int = Options.embedding
-    features: int = Options.features
-    images: int = Options.images
-    fresh: int = Options.fresh
-    iterations: int = Options.iterations
+    quality: str = "quick"
+    features: int | None = None
+    images: int | None = None
+    challenge: bool | None = None
+    fresh: int | None = None
     patch_size: str | None = None
     border: str = "zeros"
     label: int | None = None
@@ -121,10 +123,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--strength", type=float, default=d.strength, metavar="LAMBDA", help="strength lambda of the attention")
     p.add_argument("--beta", type=float, default=d.beta, help="inverse temperature of the attention")
     p.add_argument("--embedding", type=int, default=d.embedding, metavar="D", help="numbers in a query or key")
-    p.add_argument("--features", type=int, default=d.features, help="learned features of a patch, a multiple of 4")
-    p.add_argument("--images", type=int, default=d.images, help="noisy images to solve on, per level")
-    p.add_argument("--fresh", type=int, default=d.fresh, help="other noisy images, to judge solutions by")
-    p.add_argument("--iterations", type=int, default=d.iterations, help="iterations with all features, half as many with half of them")
+    p.add_argument("--quality", default=d.quality, help=f"how much to put into solving: {', '.join(QUALITIES)}; chooses what follows")
+    p.add_argument("--features", type=int, help="learned features of a patch")
+    p.add_argument("--images", type=int, help="fresh noisy images to solve on, over all levels together")
+    p.add_argument(
+        "--challenge", action=argparse.BooleanOptionalAction, default=None, help="solve again from another start, with half of everything"
+    )
+    p.add_argument("--fresh", type=int, help="other noisy images of each level, to judge solutions by")
     p.add_argument(
         "--patch-size",
         help="odd number, HEIGHTxWIDTH, a comma-separated list over equal intervals of t, a published schedule such as "
@@ -151,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for a failed certificate, 2 for bad input, 130 when interrupted."""
     arguments = vars(parser().parse_args(argv))
-    interrupted = "the same command with --resume goes on from the last finished machine or level"
+    interrupted = "the same command with --resume goes on where it was"
     return guarded(lambda: _verdict(_run(**arguments)), "free space or choose another --out; --resume keeps what is finished", interrupted)
 
 
@@ -165,7 +170,9 @@ def _verdict(report: dict | None) -> int:
         return 0
     failed = [name for name, family in report["attention"].items() if not family["certified"]]
     if failed:
-        print(f"error: certificate failed: {', '.join(failed)}; raise --iterations, --images or --features", file=sys.stderr)
+        print(
+            f"error: certificate failed: {', '.join(failed)}; raise --images or --features, or choose a better --quality", file=sys.stderr
+        )
     return 1 if failed else 0
 
 
@@ -230,7 +237,7 @@ def prepare(config: Config, device: str, memory: int) -> Task:
         _require(name in MACHINES, f"machine {name!r}", choices(MACHINES))
     for name in config.families or ():
         _require(name in FAMILIES or name == "all", f"family {name!r}", choices([*FAMILIES, "all"]))
-    solver = Options(**{name: getattr(config, name) for name in SOLVER}, seed=config.seed)
+    solver = Options.of(config.quality, **{name: getattr(config, name) for name in SOLVER}, seed=config.seed)
     where = find_device(device)
     noise, _ = schedule(config.schedule), sampler(config.sampler)
     patch_size = None if config.patch_size is None else parse_patch_size(config.patch_size)

@@ -1,4 +1,10 @@
-"""How far a numerical optimum can be trusted: everything measured on images the solver never saw."""
+"""How far a numerical optimum can be trusted: everything measured on images that no solution was made from.
+
+A loss on fresh images bounds the optimum of the family from above; nothing here proves it from below. What a certificate
+can show is that nobody who tried got lower. So a solution is challenged by others of its family, on the same images:
+another solve, from another start, with half the features and half the images; and whoever is asked to, such as trained
+networks. One that lies below by more than `SIGMAS` standard errors refutes the solution.
+"""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -9,52 +15,67 @@ from torch import Tensor
 from theory.metrics import Estimate
 from theory.stationarity.galerkin import Galerkin
 from theory.stationarity.learned import Model, Point
-from theory.stationarity.level import Level, els_losses
+from theory.stationarity.level import Level
 
 BATCHES = 30  # pieces of the fresh images, for the noise of a gradient
 NEGLIGIBLE = 1e-4  # share of the target's variance that is no violation: some families reach what they contain only in a limit
 SIGMAS = 3  # standard errors that count as a violation
-OPEN = 0.1  # share of the ELS loss that more images, or more features and iterations, may promise before it is said
-FEWEST = 100  # iterations below which nothing is proved
+AGREE = 0.02  # share of the ELS loss by which an independent solve may differ
+FEWEST = 100  # steps below which nothing is proved
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """Someone else of the family on the same fresh images.
+
+    Attributes:
+        name: Who.
+        independent: Whether it was solved from another start, without knowing the solution.
+        loss: Its loss, per image and above the ideal one.
+        below, stderr: By how much it lies below the solution, image by image, and the standard error.
+    """
+
+    name: str
+    independent: bool
+    loss: float
+    below: float
+    stderr: float
+
+    @classmethod
+    def of(cls, name: str, independent: bool, solution: Tensor, other: Tensor) -> "Challenge":
+        """From the losses of both on each image."""
+        gap = Estimate.of(solution - other)
+        return cls(name, independent, float(other.double().mean()), gap.value, gap.stderr)
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Evidence for one solution. Losses are per image and above the ideal one.
+    """Evidence for one solution at one level. Losses are per image and above the ideal one.
 
     Attributes:
-        loss_train: Loss on the images solved on, with calibrated targets.
         loss_fresh, loss_stderr: Loss on fresh images.
-        els_loss: Loss of ELS on the same fresh images.
+        els_loss: Loss of ELS on the same images.
         gain, gain_stderr: By how much the loss lies below that of ELS, image by image.
-        enriched: Fresh losses with a quarter, a half and all of the features and iterations.
-        limit, limit_error: Their extrapolation to ever more, and its error; None where they do not fall.
         residual, residual_floor: What one whitened gradient step of the coefficients promises to gain on fresh
             images, and what sampling noise alone would make it seem to promise.
         heldout, heldout_floor: The same for random features that the solution does not have.
-        converged: Whether the last doubling of features and iterations, and what it promises, is small against the ELS loss.
+        challenges: Who tried to get lower.
+        negligible: A loss that is none.
         failures: What is wrong, in words; empty for a certificate that holds.
-        warnings: How far the loss, which bounds the optimum from above in any case, may be from it.
-        history: Loss on the watched images on the way, in each stage.
     """
 
-    loss_train: float
     loss_fresh: float
     loss_stderr: float
     els_loss: float
     gain: float
     gain_stderr: float
-    enriched: list[float]
-    limit: float | None
-    limit_error: float | None
     residual: float
     residual_floor: float
     heldout: float
     heldout_floor: float
-    converged: bool
+    negligible: float
+    challenges: list[Challenge]
     failures: list[str]
-    warnings: list[str]
-    history: list[list[float]]
     losses: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -62,20 +83,60 @@ class Certificate:
         return not self.failures
 
     @property
+    def below(self) -> list[Challenge]:
+        """Challengers that lie below the solution beyond doubt."""
+        return [c for c in self.challenges if not c.below <= SIGMAS * c.stderr + self.negligible]
+
+    @property
+    def apart(self) -> list[Challenge]:
+        """Independent solves that ended elsewhere."""
+        bound = AGREE * self.els_loss + self.negligible
+        return [c for c in self.challenges if c.independent and not abs(c.below) <= bound + SIGMAS * c.stderr]
+
+    @property
+    def converged(self) -> bool:
+        """Whether an independent solve agrees, and nobody lies below."""
+        return self.holds and any(c.independent for c in self.challenges) and not self.below and not self.apart
+
+    @property
+    def best_known(self) -> float:
+        """The lowest loss that anyone of the family has reached."""
+        return min([self.loss_fresh, *(c.loss for c in self.challenges)])
+
+    @property
     def status(self) -> str:
         """The verdict as a sentence."""
         value = f"loss {self.loss_fresh:.4f} ± {self.loss_stderr:.4f}"
-        if self.limit is not None:
-            value += f", with ever more features and iterations {self.limit:.4f} ± {self.limit_error:.4f}"
         if not self.holds:
             return f"not certified: {'; '.join(self.failures)} ({value})"
-        return f"certified upper bound: {'; '.join([value, *self.warnings])}"
+        if self.converged:
+            widest = max(abs(c.below) for c in self.challenges if c.independent)
+            return f"converged: {value}; another start and half of everything change it by {widest:.2g}, and nobody lies below"
+        if self.below:
+            lowest = max(self.below, key=lambda c: c.below)
+            return f"upper bound: {value}; {lowest.name} lies {lowest.below:.2g} ± {lowest.stderr:.1g} below"
+        if self.apart:
+            widest = max(self.apart, key=lambda c: abs(c.below))
+            return f"upper bound: {value}; {widest.name} ended {-widest.below:.2g} ± {widest.stderr:.1g} above: more images would help"
+        return f"upper bound: {value}; no other start has tried"
+
+    def challenged(self, challenge: Challenge) -> "Certificate":
+        """The same with one more challenger, or a new measurement of one."""
+        others = [c for c in self.challenges if c.name != challenge.name]
+        return Certificate(**{**vars(self), "challenges": [*others, challenge]})
 
     def asdict(self) -> dict:
-        """As JSON values."""
-        out = {**asdict(self), "status": self.status}
+        """As JSON values, with what follows from these."""
+        out = {**asdict(self), "converged": self.converged, "best_known": self.best_known, "status": self.status}
         out.pop("losses")
         return _finite(out)
+
+    @classmethod
+    def of(cls, values: dict) -> "Certificate":
+        """The inverse of `asdict`; None stands for what is not a number."""
+        told = {k: math.nan if v is None else v for k, v in values.items() if k not in ("converged", "best_known", "status")}
+        challenges = [Challenge(**{k: math.nan if v is None else v for k, v in c.items()}) for c in told.pop("challenges")]
+        return cls(**told, challenges=challenges)
 
 
 def _finite(value):
@@ -87,48 +148,33 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def certify(
-    level: Level,
-    model: Model,
-    stages: list[Point],
-    history: list[list[float]],
-    iterations: int,
-    contained: dict[str, Tensor],
-) -> Certificate:
-    """Judge a solution on the fresh images of its level.
+def certify(level: Level, model: Model, point: Point, steps: int, contained: dict[str, Tensor], others: dict[str, Tensor]) -> Certificate:
+    """Judge a solution on the fresh images of a level.
 
     Args:
         level: The level.
         model: The family.
-        stages: The solution with a quarter, a half and all of the features and iterations.
-        history: Losses on the way.
-        iterations: Iterations of the last stage.
-        contained: Fresh losses, image by image, of solved families that this one contains.
+        point: The solution there.
+        steps: How many steps led to it.
+        contained: Losses, image by image, of solved families that this one contains.
+        others: Losses of independent solves of the family.
     """
-    losses = [model.losses(point, level.fresh) for point in stages]
-    last, els, els_loss = losses[-1], els_losses(level.fresh), float(els_losses(level.fresh).mean())
-    train = float(model.losses(stages[-1], level.train).mean())
-    fresh, gain = Estimate.of(last), Estimate.of(els - last)
-    limit, error = extrapolated(losses)
-    residual, heldout = _residuals(level, model, stages[-1])
-    rivals = {**({"els": els} if contains_els(model) else {}), **contained}
-    failures, warnings = ([], []) if torch.isfinite(last).all() else (["the loss is not finite"], [])
-    if iterations < FEWEST and model.head.strength:
-        failures.append(f"{iterations} iterations prove nothing, at least {FEWEST} do")
-    for name, other in rivals.items():
-        excess = Estimate.of(last - other)
-        if excess.value > SIGMAS * excess.stderr + NEGLIGIBLE * level.variance:
+    losses, els = model.losses(point, level.fresh), level.els_losses
+    fresh, gain = Estimate.of(losses), Estimate.of(els - losses)
+    finite = bool(torch.isfinite(losses).all())
+    residual, heldout = _residuals(level, model, point) if finite else ((math.nan, math.nan), (math.nan, math.nan))
+    negligible = NEGLIGIBLE * level.variance
+    failures = [] if finite else ["the loss is not finite"]
+    if steps < FEWEST and model.head.strength:
+        failures.append(f"{steps} steps prove nothing, at least {FEWEST} do")
+    for name, other in {**({"els": els} if contains_els(model) else {}), **contained}.items():
+        excess = Estimate.of(losses - other)
+        if excess.value > SIGMAS * excess.stderr + negligible:
             failures.append(f"above {name}, which it contains, by {excess.value:.2g} ± {excess.stderr:.1g}")
-    margin = OPEN * els_loss + SIGMAS * fresh.stderr
-    if fresh.value - train > margin:
-        warnings.append(f"more images would help: loss {train:.4f} on those solved on")
-    promise = max(losses[-2].mean() - last.mean(), fresh.value - limit if limit is not None else 0.0)
-    converged = bool(promise <= margin)
-    if not converged:
-        warnings.append("more features and iterations would help")
+    challenges = [Challenge.of(name, True, losses, other) for name, other in others.items()]
     return Certificate(
-        train, fresh.value, fresh.stderr, els_loss, gain.value, gain.stderr, [float(x.mean()) for x in losses], limit, error,
-        *residual, *heldout, converged, failures, warnings, history, last,
+        fresh.value, fresh.stderr, float(els.mean()), gain.value, gain.stderr, *residual, *heldout, negligible,
+        challenges, failures, losses,
     )  # fmt: skip
 
 
@@ -140,23 +186,6 @@ def contains_els(model: Model) -> bool:
     """
     tied = model.family.ties.h == model.family.ties.v
     return "els" in model.family.contains and not (tied and (model.head.strength == -1 or model.embedding <= model.channels))
-
-
-def extrapolated(losses: list[Tensor]) -> tuple[float | None, float | None]:
-    """Geometric extrapolation of the losses of three stages, each twice the last, and its error.
-
-    The gains ``d_1, d_2`` of the two enrichments are taken to go on as a geometric series, with a ratio of at
-    most .8, and no loss falls below 0, that of the ideal score. The error is what the series adds, or twice
-    the standard error of ``d_2`` where that is larger. None where the last enrichment gained nothing: that tells
-    nothing of the limit.
-    """
-    first, second = Estimate.of(losses[0] - losses[1]), Estimate.of(losses[1] - losses[2])
-    value = float(losses[2].mean())
-    if second.value <= 0:
-        return None, None
-    ratio = min(second.value / first.value, 0.8) if first.value > 0 else 0.8
-    more = min(second.value * ratio / (1 - ratio), value)
-    return value - more, max(more, 2 * second.stderr)
 
 
 def _residuals(level: Level, model: Model, point: Point) -> tuple[tuple[float, float], tuple[float, float]]:

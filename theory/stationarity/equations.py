@@ -38,11 +38,16 @@ class Roles(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Strength ``lambda``, inverse temperature ``beta``, and whether attention is the hard argmax."""
+    """Strength ``lambda``, inverse temperature ``beta``, and whether attention is the hard argmax.
+
+    ``through`` gives the argmax the derivative of the softmax (straight-through, arXiv 1308.3432): a direction to
+    descend in where the true derivative by queries and keys is 0. It changes no value.
+    """
 
     strength: float = 1.0
     beta: float = 1.0
     hard: bool = False
+    through: bool = False
 
 
 class Output(NamedTuple):
@@ -61,6 +66,9 @@ def forward(roles: Roles, head: Head) -> Output:
     logits = roles.q @ roles.k.mT
     if head.hard:
         alpha = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+        if head.through:
+            soft = torch.softmax(logits * head.beta, -1)
+            alpha = alpha + (soft - soft.detach())
     else:
         alpha = torch.softmax(logits.mul_(head.beta) if not logits.requires_grad else logits * head.beta, -1)
     mu = alpha @ roles.v
@@ -69,7 +77,7 @@ def forward(roles: Roles, head: Head) -> Output:
 
 def loss(out: Values, target: Values) -> Float[Tensor, " n"]:
     """``sum_x ||out_x - T_x||^2`` of each image."""
-    return (out - target).square().flatten(1).sum(1)
+    return (out - target).square().sum((-2, -1))
 
 
 def value_term(output: Output, residual: Values) -> Values:

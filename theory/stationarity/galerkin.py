@@ -1,4 +1,4 @@
-r"""The stationarity conditions projected on a basis: their residual, and the Gauss-Newton operator.
+r"""The stationarity conditions projected on a basis: their residual.
 
 Every function of a family is ``f(Phi) = sum_j theta_j B_j(Phi)``, with the basis ``B`` whitened on the noisy
 images at hand. The derivative of the loss along ``theta`` is the exact first variation tested against the
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from theory.stationarity.equations import Output, Roles, forward, gauss_newton, variation
+from theory.stationarity.equations import Output, Roles, forward, variation
 from theory.stationarity.learned import Draws, Model, Point
 from theory.types import Float
 
@@ -44,7 +44,7 @@ def whitening(moments: Float[Tensor, "F F"], blocks: list[int]) -> tuple[Tensor,
 
 
 class Galerkin:
-    """Loss, gradient and Gauss-Newton operator around a point, as functions of the coefficients of whitened functions.
+    """The gradient around a point, as a function of the coefficients of whitened functions.
 
     Args:
         model: The family.
@@ -117,19 +117,3 @@ class Galerkin:
     def gradient(self, theta: list[Tensor], draws: Draws | None = None) -> list[Tensor]:
         """Half the derivative of the mean loss: the projected stationarity condition."""
         return self.tested(theta, lambda roles, output, residual: variation(roles, output, residual, self.model.head), draws)
-
-    @torch.no_grad()
-    def curvature(self, theta: list[Tensor], change: list[Tensor]) -> list[Tensor]:
-        """The Gauss-Newton operator on a change of the coefficients."""
-        totals = [torch.zeros_like(t) for t in theta]
-        for part in self._pieces():
-            white = self._whitened(part)
-            roles = self._roles(white, theta)
-            moved = self._roles(white, change)
-            self._add(totals, gauss_newton(roles, forward(roles, self.model.head), moved, self.model.head), white)
-        return [t / len(self.draws.target) for t in totals]
-
-    def values_mask(self) -> Float[Tensor, " width"]:
-        """1 for numbers that are local parts or values, 0 for queries and keys alone."""
-        ties, family = self.model.family.ties, self.model.family
-        return torch.cat([torch.full((w,), float(f in (ties.h, ties.v))) for f, w in zip(family.functions, self.model.widths, strict=True)])

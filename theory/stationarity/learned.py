@@ -13,7 +13,7 @@ A fixed basis can't do as well. A large patch has thousands of clean versions, a
 `full` reached .76 with 100 fixed functions of each class, .34 with 64 learned ones (2000 iterations).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,13 +26,8 @@ from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import Family
 from theory.types import Float, Int
 
-RATE = 3e-3  # of Adam
 SHARP = 2.0  # size of queries and keys at the start: long enough that like attends to like, short enough to change
 FAINT = 0.1  # size of values at the start
-BATCH = 64  # images of a step
-CLIP = 3.0  # norm of the gradient of the loss in units of that of ELS
-FLAT = 0.5  # share of the steps at full rate, before it falls to nothing
-CHECKS = 4  # looks at the watched images
 PART = 500  # images evaluated at a time
 
 
@@ -50,11 +45,19 @@ class Net(NamedTuple):
 
     def __call__(self, u: Float[Tensor, "n P I"], classes: Int[Tensor, " P"]) -> Float[Tensor, "n P w"]:
         """Features of pixels, from their coordinates and the numbers of their classes."""
-        return torch.tanh(silu(u @ self.first + self.offset.index_select(0, classes)) @ self.second + self.shift.index_select(0, classes))
+        hidden = silu(_product(u, self.first) + self.offset.index_select(-2, classes).unsqueeze(-3))
+        return torch.tanh(_product(hidden, self.second) + self.shift.index_select(-2, classes).unsqueeze(-3))
+
+
+def _product(rows: Float[Tensor, "*lead n P a"], matrix: Float[Tensor, "*lead a b"]) -> Float[Tensor, "*lead n P b"]:
+    """Rows times a matrix, all of a group in one product."""
+    return (rows.flatten(-3, -2) @ matrix).unflatten(-2, rows.shape[-3:-1])
 
 
 class Point(NamedTuple):
     """A member of a family at one level.
+
+    Leading axes of all tensors, where there are any, number groups of images with a point each.
 
     Attributes:
         net: Its features.
@@ -80,7 +83,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Draws:
-    """Noisy images as the solver sees them; pixels are in the order of the classes.
+    """Noisy images as the solver sees them; pixels are in the order of the classes. A leading axis may number groups.
 
     Attributes:
         u: Coordinates of the patches, with shape ``(n, P, I)``.
@@ -99,23 +102,6 @@ class Draws:
     def parts(self) -> Iterator["Draws"]:
         return (self.part(slice(i, i + PART)) for i in range(0, len(self.target), PART))
 
-    def calibrated(self, classes: Int[Tensor, " P"]) -> "Draws":
-        """The same draws, their target freed of what is known to be sampling error.
-
-        ``E[T - ELS | Phi] = 0``: whatever of ``T - ELS`` is linear in the coordinates of a class and in ELS is error.
-        """
-        target = self.target.clone()
-        for number in classes.unique():
-            here = classes == number
-            rows = torch.cat([torch.ones_like(self.els[:, here, :1]), self.els[:, here], self.u[:, here]], -1).flatten(0, 1).double()
-            gap = (self.target - self.els)[:, here]
-            units = rows.square().mean(0).sqrt()
-            rows = rows[:, units > 0] / units[units > 0]
-            moments = rows.T @ rows
-            share = torch.linalg.pinv(moments, hermitian=True, rtol=1e-9) @ (rows.T @ gap.flatten(0, 1).double())
-            target[:, here] -= (rows @ share).unflatten(0, gap.shape[:2]).to(target)
-        return Draws(self.u, self.els, target)
-
 
 class Model:
     """A family on a set of classes: from points and draws to values, outputs and losses.
@@ -131,9 +117,9 @@ class Model:
         self.widths = [family.width(f, channels, embedding) for f in family.functions]
         self.counts = torch.bincount(classes).tolist()
 
-    def with_head(self, **changes) -> "Model":
-        """The same with another strength, inverse temperature or hardness."""
-        return Model(self.family, self.head._replace(**changes), self.classes, self.channels, self.embedding)
+    def with_head(self, head: Head) -> "Model":
+        """The same with another head."""
+        return Model(self.family, head, self.classes, self.channels, self.embedding)
 
     def basis(self, net: Net, draws: Draws) -> Float[Tensor, "n P R"]:
         """1, ELS and features."""
@@ -141,8 +127,8 @@ class Model:
 
     def roles(self, point: Point, draws: Draws) -> Roles:
         """Values of the roles at every pixel."""
-        coefficients = point.coefficients.index_select(0, self.classes.to(draws.u.device))
-        values = torch.bmm(self.basis(point.net, draws).transpose(0, 1), coefficients).transpose(0, 1)
+        coefficients = point.coefficients.index_select(-3, self.classes.to(draws.u.device))
+        values = (self.basis(point.net, draws).transpose(-3, -2) @ coefficients).transpose(-3, -2)
         return self.family.roles(dict(zip(self.family.functions, values.split(self.widths, -1), strict=True)))
 
     def loss(self, point: Point, draws: Draws) -> Float[Tensor, " n"]:
@@ -158,6 +144,11 @@ class Model:
         """Where the functions stand side by side."""
         stops = np.cumsum(self.widths).tolist()
         return {f: slice(stop - w, stop) for f, stop, w in zip(self.family.functions, stops, self.widths, strict=True)}
+
+    def outputs(self) -> Float[Tensor, " width"]:
+        """1 for numbers that are local parts or values, 0 for queries and keys alone."""
+        ties = self.family.ties
+        return torch.cat([torch.full((w,), float(f in (ties.h, ties.v))) for f, w in zip(self.family.functions, self.widths, strict=True)])
 
     def rates(self, unit: float) -> Float[Tensor, " width"]:
         """Natural size of each number a function returns: ``unit`` for outputs; queries and keys of that size have logits of about 1."""
@@ -203,74 +194,3 @@ class Model:
         """Share of ELS in the local part that makes ELS of the whole: a pixel that reads itself has it twice where values are tied."""
         ties, total = self.family.ties, 1 + self.head.strength
         return 1 / total if ties.h == ties.v and abs(total) > 0.1 else 1.0
-
-    def grown(self, point: Point, width: int, rng: np.random.Generator) -> Point:
-        """The same functions with room for more: the new features are random, and nothing uses them yet."""
-        old, w = point.net, point.net.width
-        first, offset, second, shift = self.features(len(old.first), width, rng, old.first)
-        first[:, :w], offset[:, :w], shift[:, :w] = old.first, old.offset, old.shift
-        second[:w, :w], second[w:, :w] = old.second, 0  # old features do not see new units
-        room = point.coefficients.new_zeros(len(old.shift), width - w, sum(self.widths))
-        return Point(Net(first, offset, second, shift), torch.cat([point.coefficients, room], 1))
-
-
-@torch.enable_grad()
-def learn(
-    model: Model,
-    point: Point,
-    draws: Draws,
-    watched: Draws,
-    steps: int,
-    scale: float,
-    unit: float,
-    rng: np.random.Generator,
-    report: Callable[[float], None] = lambda loss: None,
-) -> tuple[Point, list[float]]:
-    """Adam on features and coefficients together, on random batches with exact targets.
-
-    Args:
-        model: The family.
-        point: Where to start.
-        draws, watched: Images to learn from, and others to judge by.
-        steps: Number of steps.
-        scale: The loss of ELS.
-        unit: Size of an output.
-        rng: Order of the images.
-        report: Called with the watched loss at each check.
-
-    Returns:
-        The point that is best on the watched images, the start included, and the losses there on the way.
-    """
-    rates = model.rates(unit).to(point.coefficients)  # units in which one rate of learning fits all
-    flat, assembled = _flat(Point(point.net, point.coefficients / rates))  # one tensor: its step costs far less than that of five
-    optimiser = torch.optim.Adam([flat.requires_grad_(True)], lr=RATE, betas=(0.9, 0.99), fused=True)
-    best, history = point, [float(model.losses(point, watched).mean())]
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = RATE * min(1.0, (1 - step / steps) / (1 - FLAT))
-        rows = torch.from_numpy(rng.integers(len(draws.target), size=BATCH)).to(draws.target.device)
-        net, scaled = assembled(flat)
-        value = model.loss(Point(net, scaled * rates), draws.part(rows)).mean() / scale
-        optimiser.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(flat, CLIP)
-        optimiser.step()
-        if (step + 1) * CHECKS // steps > step * CHECKS // steps:
-            net, scaled = assembled(flat.detach().clone())
-            now = Point(net, scaled * rates)
-            history.append(float(model.losses(now, watched).mean()))
-            report(history[-1])
-            if history[-1] < min(history[:-1]):
-                best = now
-    return best, history
-
-
-def _flat(point: Point) -> tuple[Float[Tensor, " n"], Callable[[Tensor], Point]]:
-    """All numbers of a point in one new vector, and the way back."""
-    tensors = [*point.net, point.coefficients]
-    shapes, sizes = [x.shape for x in tensors], [x.numel() for x in tensors]
-
-    def assembled(flat: Tensor) -> Point:
-        *net, coefficients = (x.view(shape) for x, shape in zip(flat.split(sizes), shapes, strict=True))
-        return Point(Net(*net), coefficients)
-
-    return torch.cat([x.detach().flatten() for x in tensors]), assembled

@@ -1,10 +1,13 @@
 """From a data set to solved attention scores at all levels."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import UnionType
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from theory.data.imageset import ImageSet
 from theory.errors import InputError
@@ -12,16 +15,56 @@ from theory.machines import Ideal
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import PatchSchedule, PatchSize, Size
 from theory.stationarity.basis import LocalBasis
+from theory.stationarity.descent import Descent
 from theory.stationarity.families import DEFAULT, Family
-from theory.stationarity.learned import Point
-from theory.stationarity.level import Level, make_level
+from theory.stationarity.fresh import Source
+from theory.stationarity.level import Level
 from theory.stationarity.solution import MEMORY, Setting, SolvedScore
-from theory.stationarity.solver import STAGES, Options, Solved, before, outwards, solve_level, with_parents
+from theory.stationarity.solver import Found, Options, Solved, Solver, with_parents
 
-SEED = 1000  # far from the seeds of other draws
 DEFAULTS = Options()
-Report = Callable[[int, str, int, float], None]  # level, family, stage, loss
-Found = dict[str, list[Point]]  # the stages of each family
+
+
+class Progress(NamedTuple):
+    """How far a solve is.
+
+    Attributes:
+        task: What is done: a descent, as ``full-1``, or ``certificates``.
+        share: How much of it is done.
+        history: Of a descent, images seen and losses so far.
+    """
+
+    task: str
+    share: float
+    history: list[dict]
+
+
+class Kept(NamedTuple):
+    """A descent on its way, as it is kept.
+
+    Attributes:
+        tensors: All numbers.
+        step, history, seconds: Where it is, what it saw, and how long it took.
+    """
+
+    tensors: dict[str, Tensor]
+    step: int
+    history: list[dict]
+    seconds: float
+
+
+class Store:
+    """Where descents are kept on their way; this one keeps nothing."""
+
+    def load(self, name: str) -> Kept | None:
+        """What was kept of a descent."""
+        return None
+
+    def save(self, name: str, kept: Callable[[], Kept], last: bool) -> None:
+        """Keep a descent, if it is time to; ``last`` where it has ended."""
+
+
+Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +74,7 @@ class Plan:
     Attributes:
         data, schedule: Training set and noise.
         names: Families; those they start from are solved too (`with_parents`).
-        times: Noise levels.
+        times: Noise levels: knots of the functions, at which solutions are certified.
         patch_size: Height and width of what a pixel sees.
         border: ``"zeros"`` or ``"circular"``.
         options: How to solve.
@@ -70,47 +113,56 @@ class Plan:
         return with_parents(self.names)
 
     @property
-    def order(self) -> list[int]:
-        """Numbers of the levels in the order they are solved."""
-        return outwards(list(self.times), self.schedule)
+    def knots(self) -> tuple[float, ...]:
+        """The noise levels, ascending."""
+        return tuple(sorted(self.times))
 
-    def levels(self, saved: Callable[[int], Found | None], report: Report = lambda *_: None) -> Iterator[tuple[int, dict[str, Solved]]]:
-        """Solve the levels that are not saved yet.
-
-        Args:
-            saved: What was found at a level, or None where it is still to be solved.
-            report: Told level, family, stage and watched loss on the way.
-
-        Yields:
-            Number and solutions of each newly solved level. They must be known to
-            ``saved`` when the next one is asked for.
-        """
-        make = None
-        for place, number in enumerate(self.order):
-            if saved(number) is not None:
-                continue
-            make = make or self._maker()
-            near = before(self.order, place, list(self.times))
-            neighbour = None if near is None else saved(near)
-
-            def told(name: str, stage: int, loss: float, at: int = number) -> None:
-                report(at, name, stage, loss)
-
-            yield number, dict(solve_level(make(self.times[number]), self.families, self.options, neighbour, told))
-
-    def _maker(self) -> Callable[[float], Level]:
-        """What prepares a level: basis and exact targets are made once."""
+    def source(self) -> Source:
+        """Where noisy images come from."""
         o = self.options
         basis = LocalBasis(self.data, self.patch_size, self.border, o.prediction, o.seed, self.memory)
         ideal = Ideal(self.data, self.schedule, memory=self.memory)
-        options = {"images": o.images, "watch": o.watch, "fresh": o.fresh, "seed": o.seed + SEED}
-        return lambda t: make_level(basis, self.data, self.schedule, ideal, t, **options, dtype=self.dtype, device=self.device)
+        return Source(self.data, self.schedule, basis, ideal, self.dtype, torch.device(self.device))
 
-    def solution(self, name: str, found: list[Found], certificates: list[dict], stage: int = STAGES - 1) -> SolvedScore:
-        """The solved score of a family, from what was found at all levels; ``stage`` chooses how far enriched."""
-        setting = Setting(name, list(self.times), self.patch_size, self.border, self.schedule.name, self.options)
-        points = [Point.of(level[name][stage].tensors()) for level in found]
-        return SolvedScore(self.data, setting, points, certificates, self.schedule, self.memory)
+    def solve(self, store: Store | None = None, report: Report = lambda progress: None) -> dict[str, Solved]:
+        """Solve all families.
+
+        Args:
+            store: Where descents are kept on their way, and taken from.
+            report: Told how far it is, again and again.
+        """
+        source, knots = self.source(), self.knots
+        judge = lambda knot: Level.of(source, knots[knot], self.options.fresh, (self.options.seed, 0, knot))  # noqa: E731
+        solver = Solver(source, knots, self.options, lambda name, descent: _run(name, descent, store or Store(), report), judge)
+        found: dict[str, list[Found]] = {}
+        for chosen in self.families:
+            found[chosen.name] = solver.solve(chosen, found)
+        return solver.certify(found, lambda knot: report(Progress("certificates", (knot + 1) / len(knots), [])))
+
+    def solution(self, name: str, solved: Solved) -> SolvedScore:
+        """The solved score of a family."""
+        setting = Setting(name, list(self.knots), self.patch_size, self.border, self.schedule.name, self.options)
+        return SolvedScore(self.data, setting, solved.best.points, [c.asdict() for c in solved.certificates], self.schedule, self.memory)
+
+
+def _run(name: str, descent: Descent, store: Store, report: Report) -> Found:
+    """Take a descent to its end, from where it was left."""
+    kept = store.load(name)
+    before = 0.0
+    if kept is not None:
+        descent.restore(kept.tensors, kept.step, kept.history)
+        before = kept.seconds
+    start = time.perf_counter()
+
+    def now() -> Kept:
+        return Kept(descent.tensors(), descent.step, descent.history, before + time.perf_counter() - start)
+
+    def after() -> None:
+        store.save(name, now, descent.step >= descent.task.steps)
+        report(Progress(name, descent.step / descent.task.steps, descent.history))
+
+    points = descent.run(after)
+    return Found(points, descent.history, descent.step, before + time.perf_counter() - start)
 
 
 def solve(
@@ -125,7 +177,7 @@ def solve(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     memory: int = MEMORY,
-    report: Report = lambda *_: None,
+    report: Report = lambda progress: None,
 ) -> dict[str, SolvedScore]:
     """Solve the attention score of a data set.
 
@@ -136,7 +188,7 @@ def solve(
         times: Noise levels; by default 8 over equal intervals of t.
         patch_size: What a pixel sees (one size); the data set's own by default.
         border, options, dtype, device, memory: As in `Plan`.
-        report: Told level, family, stage and watched loss on the way.
+        report: Told how far it is.
 
     Returns:
         A denoiser for each family, with its certificates; see ``certified``.
@@ -151,13 +203,7 @@ def solve(
     plan = Plan(
         data, schedule or CosineSchedule(), families, tuple(times), size, border, options or DEFAULTS, dtype, device, memory,
     )  # fmt: skip
-    found: dict[int, Found] = {}
-    certificates: dict[int, dict[str, dict]] = {}
-    for number, solved in plan.levels(found.get, report):
-        found[number] = {name: s.stages for name, s in solved.items()}
-        certificates[number] = {name: s.certificate.asdict() for name, s in solved.items()}
-    levels = range(len(plan.times))
-    return {f.name: plan.solution(f.name, [found[i] for i in levels], [certificates[i][f.name] for i in levels]) for f in plan.families}
+    return {name: plan.solution(name, solved) for name, solved in plan.solve(report=report).items()}
 
 
 def _require(value: object, kind: type | UnionType, advice: str) -> None:

@@ -1,10 +1,10 @@
 r"""A solved attention score as a denoiser over all times, saved and loaded.
 
-Solutions exist at some noise levels. The functions of a level are functions of what a patch tells
-(`theory.stationarity.basis`), which is defined at every time; between two levels the posterior means of both, each evaluated
-at the actual time, are mixed linearly in ``log(sigma_t / alpha_t)``. At a level itself this is the solution. Below
-the lowest level that level's is used. Above the highest, what it differs from ELS by fades with
-``alpha_t / sigma_t``: noise leaves nothing to tell, and an error in a predicted noise would be divided by ``alpha_t``.
+The functions of a solution are functions of what a patch tells (`theory.stationarity.basis`), which is defined at every
+time, and their numbers are piecewise linear in ``log(sigma_t / alpha_t)`` between the solved levels
+(`theory.stationarity.curve`). Below the lowest level that level's are used. Above the highest, what a solution differs from
+ELS by fades with ``alpha_t / sigma_t``: noise leaves nothing to tell, and an error in a predicted noise would be divided by
+``alpha_t``.
 """
 
 import json
@@ -24,13 +24,14 @@ from theory.noise import Schedule, schedule
 from theory.patches import Size
 from theory.results import versions, write_json, write_tensors
 from theory.stationarity.basis import LocalBasis
+from theory.stationarity.curve import Curve, units
 from theory.stationarity.equations import Head, forward
 from theory.stationarity.families import Family, family
 from theory.stationarity.learned import Draws, Model, Net, Point
 from theory.stationarity.solver import Options
 from theory.types import BatchLabels, Float, Images, Times
 
-FORMAT = "theory.stationarity/2"
+FORMAT = "theory.stationarity/3"
 MEMORY = 2**29  # bytes
 NAMES = (*Net._fields, "coefficients")  # tensors of a level
 
@@ -92,14 +93,19 @@ class SolvedScore(Denoiser):
         self.memory = memory
         options = setting.options
         self.basis = LocalBasis(data, setting.patch_size, setting.border, options.prediction, options.seed, memory)
-        alpha, sigma = self.schedule(torch.tensor(setting.times, dtype=torch.float64))
-        self._ratios = (sigma / alpha).log()
         self._model = Model(self.family, setting.head, self.basis.classes, data.images.shape[1], options.embedding)
+        alpha, sigma = self.schedule(torch.tensor(setting.times, dtype=torch.float64))
+        self._curve = Curve(self._model, points, (sigma / alpha).log(), units(options.prediction, alpha, sigma))
 
     @property
     def certified(self) -> bool:
         """Whether the certificate holds at every level."""
         return not any(c["failures"] for c in self.certificates)
+
+    @property
+    def converged(self) -> bool:
+        """Whether an independent solve agrees at every level, and nobody is known to lie below (`theory.stationarity.certificate`)."""
+        return all(c["converged"] for c in self.certificates)
 
     def __call__(self, x_t: Images, t: Times, label: BatchLabels | None = None) -> Posterior:
         """The posterior mean under the family's constraint.
@@ -130,49 +136,41 @@ class SolvedScore(Denoiser):
                 f"time t of shape {tuple(alpha.shape)} for {len(x_t)} images", f"shape () or ({len(x_t)},)", "pass one for all or one each"
             )
         alpha, sigma = (c.expand(len(x_t)) for c in (alpha, sigma))
-        lower, upper, share = self._bracket(alpha, sigma)
+        distinct, group = torch.unique(torch.stack([alpha, sigma]), dim=1, return_inverse=True)
         pixels = x_t.shape[2] * x_t.shape[3]
         batch = max(1, int(self.memory / 8 / 8 / pixels**2))
         parts, order = [], []
-        for pair in torch.stack([lower, upper], 1).unique(dim=0).tolist():
-            rows = ((lower == pair[0]) & (upper == pair[1])).nonzero()[:, 0]
+        for number in range(distinct.shape[1]):
+            rows = (group == number).nonzero()[:, 0]
             order.append(rows)
-            parts += [self._part(x_t[r], alpha[r], sigma[r], pair, share[r], attention) for r in rows.split(batch)]
+            point = self._point(*distinct[:, number], x_t)
+            parts += [self._part(x_t[r], alpha[r], sigma[r], point, attention) for r in rows.split(batch)]
         back = torch.cat(order).argsort()
         return Split(*(torch.cat(field)[back] if field[0] is not None else None for field in zip(*parts, strict=True)))
 
-    def _bracket(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The levels on both sides of each image's noise, and the share of the upper."""
-        sorted_ratios, order = self._ratios.to(alpha.device).sort()
-        ratio = (sigma / alpha).log().clamp(sorted_ratios[0], sorted_ratios[-1])
-        upper = torch.searchsorted(sorted_ratios, ratio).clamp(max=len(order) - 1)
-        lower = torch.where(sorted_ratios[upper] == ratio, upper, upper - 1)
-        width = sorted_ratios[upper] - sorted_ratios[lower]
-        share = torch.where(width > 0, (ratio - sorted_ratios[lower]) / width.clamp(min=1e-300), 1.0)
-        return order[lower], order[upper], share
+    def _point(self, alpha: Tensor, sigma: Tensor, like: Tensor) -> Point:
+        """The functions at a noise level."""
+        unit = units(self.setting.options.prediction, alpha, sigma)
+        net, coefficients = self._curve.at((sigma / alpha).log()[None], unit[None], like)
+        return Point(Net(*(x[0] for x in net)), coefficients[0])
 
-    def _part(self, x_t: Images, alpha: Tensor, sigma: Tensor, pair: list[int], share: Tensor, attention: bool) -> tuple:
+    def _part(self, x_t: Images, alpha: Tensor, sigma: Tensor, point: Point, attention: bool) -> tuple:
         u, els, mean = self.basis(x_t, alpha, sigma)
-        draws, slope = Draws(u, els, els), self._slope(alpha, sigma).reshape(-1, 1, 1)
-        local, context, between = mean, 0.0, 0.0
-        weights = {pair[1]: share} if pair[0] == pair[1] else {pair[0]: 1 - share, pair[1]: share}
-        for level, weight in weights.items():
-            roles = self._model.roles(self.points[level].to(u), draws)
-            output = forward(roles, self.setting.head)
-            weight = weight.reshape(-1, 1, 1)
-            local = local + weight * slope * (roles.h - els).double()
-            context = context + weight * slope * (output.out - roles.h).double()
-            if attention:
-                between = between + weight * output.alpha
+        slope = self._slope(alpha, sigma).reshape(-1, 1, 1)
+        roles = self._model.roles(point, Draws(u, els, els))
+        output = forward(roles, self.setting.head)
+        local = mean + slope * (roles.h - els).double()
+        context = slope * (output.out - roles.h).double()
+        between = None
         if attention:
             back = self.basis.order.argsort().to(x_t.device)
-            between = between[:, back][:, :, back].to(x_t)
-        return self.basis.image(local).to(x_t), self.basis.image(context).to(x_t), between if attention else None
+            between = output.alpha[:, back][:, :, back].to(x_t)
+        return self.basis.image(local).to(x_t), self.basis.image(context).to(x_t), between
 
     def _slope(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Derivative of the posterior mean by the output; above the highest level it fades."""
         ratio = sigma / alpha
-        reach = ratio.clamp(max=float(self._ratios.max().exp()))
+        reach = ratio.clamp(max=float(self._curve.knots[-1].exp()))
         return {"sample": reach / ratio, "epsilon": -reach, "score": sigma * reach}[self.setting.options.prediction]
 
     def _check(self, x_t: Tensor) -> None:

@@ -1,38 +1,44 @@
-r"""Solving the stationarity conditions: one noise level after another, one family after another.
+r"""Solving a family: descents from independent starts, and the lowest is the solution.
 
-At a level, a family is solved in three stages, with a quarter, a half and all of its features and iterations
-(`theory.stationarity.learned`). A stage starts from the better of what is known, on watched images: its own
-previous stage, to which random features are added, and its solution of the same stage at the nearest solved noise
-level; with neither, from random features and queries. It ends with the best of what it saw and of the solutions of
-the families it contains. The first level is the one with sigma/alpha nearest 1, where attention has most to say;
-the others follow outwards.
+A soft family starts from random features, a local part that alone is ELS, queries equal to keys and faint values
+(`theory.stationarity.learned`), the same at every level, and goes down on fresh images over all levels at once
+(`theory.stationarity.descent`). A hard one starts from the solution of its soft one, whose attention is sharpened before
+the argmax takes its place, whose derivative is then that of the softmax.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from theory.errors import InputError, choices
-from theory.noise import Schedule
 from theory.stationarity.basis import PREDICTIONS
 from theory.stationarity.certificate import Certificate, certify
+from theory.stationarity.curve import units
+from theory.stationarity.descent import Descent, Range, Task, steps_of
 from theory.stationarity.equations import Head, Output, Roles, printed, variation
 from theory.stationarity.families import FAMILIES, Family, family
+from theory.stationarity.fresh import Groups, Source
 from theory.stationarity.galerkin import Galerkin
-from theory.stationarity.learned import Draws, Model, Point, learn
+from theory.stationarity.learned import Draws, Model, Point
 from theory.stationarity.level import Level
-from theory.stationarity.optimise import least_squares
 
-STAGES = 3  # with a quarter, a half and all of the features and iterations
-FIRST = 3  # times the steps where nothing is known
-SHARPER = (2.0, 8.0)  # inverse temperatures on the way to the argmax
-RIDGE = 1e-4  # of the target's variance: weight of squared values, with a hard head
-NOTHING = 1e-6  # share of the target's variance that is no loss at all
 LARGEST = 1e30  # strength and beta are numbers of float32, with room to spare
-EXACT = 4000  # images for least squares and for the printed equation
+SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
+SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
+PRINTED = 2000  # images at most for the printed equation
+NOTHING = 1e-6  # share of the target's variance that is no loss at all
+WATCHED = 500  # images of each knot that progress is told from, and starts are compared by
+
+
+# How much is put into a solve. "quick" shows the effect in minutes, "full" is as good as we know how to.
+QUALITIES = {
+    "quick": {"features": 64, "images": 100_000},
+    "standard": {"features": 64, "images": 600_000, "challenge": True},
+    "full": {"features": 128, "images": 2_400_000, "challenge": True, "fresh": 10_000},
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,10 @@ class Options:
         strength: Strength ``lambda`` of the attention.
         beta: Inverse temperature of the attention.
         embedding: Numbers ``d`` in a query or key of the families where it is free.
-        features: Learned features of a patch, a multiple of 4.
-        iterations: Steps of Adam with all features; half as many with half of them, and a quarter with a quarter. Three
-            times as many at the first level.
-        images: Noisy images to solve on; an eighth as many others (at least 500) are watched, to choose the best.
-        fresh: Noisy images to judge by.
+        features: Learned features of a patch.
+        images: Fresh noisy images to solve on, over all levels together; each is used a few times.
+        challenge: Whether to solve a second time, from another start, with half the features and images.
+        fresh: Other noisy images, of each level, to judge by.
         seed: Seed of everything random.
     """
 
@@ -58,21 +63,20 @@ class Options:
     beta: float = 1.0
     embedding: int = 32
     features: int = 64
-    iterations: int = 300
-    images: int = 12000
+    images: int = 100_000
+    challenge: bool = False
     fresh: int = 3000
     seed: int = 0
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, kind = getattr(self, f.name), {int: int, float: (int, float), str: str}[f.type]
-            if not isinstance(value, kind) or isinstance(value, bool):
+            value, kind = getattr(self, f.name), {int: int, float: (int, float), str: str, bool: bool}[f.type]
+            if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
                 raise InputError(f"{f.name} {value!r}", f"a value of type {f.type.__name__}", "correct the option")
         checks = (
             ("prediction", self.prediction in PREDICTIONS, choices(PREDICTIONS)),
-            ("features", self.features >= 4 and self.features % 4 == 0, "a positive multiple of 4"),
-            ("iterations", self.iterations >= 1, "at least 1"),
-            ("images", self.images >= 100, "at least 100"),
+            ("features", self.features >= 2, "at least 2"),
+            ("images", self.images >= 1, "at least 1"),
             ("fresh", self.fresh >= 100, "at least 100"),
             ("embedding", self.embedding >= 1, "at least 1"),
             ("beta", 0 < self.beta <= LARGEST, f"a positive number up to {LARGEST:g}"),
@@ -83,25 +87,56 @@ class Options:
             if not fit:
                 raise InputError(f"{name} {getattr(self, name)!r}", expected, "correct the option")
 
+    @classmethod
+    def of(cls, quality: str, **changes) -> "Options":
+        """Those of a quality, a key of `QUALITIES`; ``changes`` that are not None take precedence.
+
+        Raises:
+            InputError: If there is no such quality, or a value does not fit.
+        """
+        if quality not in QUALITIES:
+            raise InputError(f"quality {quality!r}", choices(QUALITIES), "choose one of these")
+        return cls(**{**QUALITIES[quality], **{name: value for name, value in changes.items() if value is not None}})
+
     @property
-    def watch(self) -> int:
-        """Images watched."""
-        return max(500, self.images // 8)
+    def halved(self) -> "Options":
+        """Those of the second solve."""
+        return replace(self, features=max(2, self.features // 2), images=max(1, self.images // 2))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one descent ended with.
+
+    Attributes:
+        points: The point at each knot.
+        history: Images seen, and the losses at the knots then.
+        steps: How many steps were taken.
+        seconds: How long they took.
+    """
+
+    points: list[Point] = field(repr=False)
+    history: list[dict]
+    steps: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A family at one level.
+    """A family, solved.
 
     Attributes:
-        stages: The solution with a quarter, a half and all of the features and iterations.
-        certificate: How far to trust the last.
-        printed: For the literal family, how much the printed equation misses (`printed_gap`).
+        best: The lowest of the descents.
+        certificates: Of each knot.
+        printed: For the literal family, how much the printed equation misses at each knot (`printed_gap`).
     """
 
-    stages: list[Point] = field(repr=False)
-    certificate: Certificate
-    printed: float | None = None
+    best: Found
+    certificates: list[Certificate]
+    printed: list[float | None]
+
+
+Run = Callable[[str, Descent], Found]
 
 
 def with_parents(names: tuple[str, ...]) -> list[Family]:
@@ -113,157 +148,132 @@ def with_parents(names: tuple[str, ...]) -> list[Family]:
     return [f for f in FAMILIES.values() if f.name in wanted]
 
 
-def outwards(times: list[float], schedule: Schedule) -> list[int]:
-    """Numbers of the levels in solving order: from sigma/alpha nearest 1 down, then from there up."""
-    alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64))
-    ratio = (sigma / alpha).log()
-    order = ratio.argsort().tolist()
-    first = order.index(int(ratio.abs().argmin()))
-    return order[first::-1] + order[first + 1 :]
-
-
-def before(order: list[int], place: int, times: list[float]) -> int | None:
-    """The solved level nearest to that at ``order[place]``, or None for the first."""
-    return min(order[:place], key=lambda i: abs(times[i] - times[order[place]])) if place else None
-
-
-def solve_level(
-    level: Level,
-    families: list[Family],
-    options: Options,
-    neighbour: dict[str, list[Point]] | None = None,
-    report: Callable[[str, int, float], None] = lambda family, stage, loss: None,
-) -> Iterator[tuple[str, Solved]]:
-    """Solve families at a level, in order.
+class Solver:
+    """Solves families, in the order of `with_parents`.
 
     Args:
-        level: The level.
-        families: As given by `with_parents`.
+        source: Where noisy images come from.
+        times: The knots, ascending.
         options: How to solve.
-        neighbour: The stages of each family at a level nearby.
-        report: Told family, stage and watched loss on the way.
-
-    Yields:
-        Each family's name and solution.
+        run: Takes a descent to its end, by name.
+        judge: Images to judge by at a knot, by its number.
     """
-    found: dict[str, Solved] = {}
-    for chosen in families:
-        work = _Work(level, chosen, options, found, (neighbour or {}).get(chosen.name), report)
-        found[chosen.name] = work.harden() if chosen.hard else work.solve()
-        yield chosen.name, found[chosen.name]
 
+    def __init__(self, source: Source, times: tuple[float, ...], options: Options, run: Run, judge: Callable[[int], Level]) -> None:
+        self.source, self.times, self.options, self.run, self.judge = source, times, options, run, judge
+        self._levels: Range | None = None
+        self._watched: Groups | None = None
 
-class _Work:
-    """The solve of one family at one level."""
-
-    def __init__(self, level, chosen, options, found, neighbour, report) -> None:
-        self.level, self.family, self.options, self.found, self.report = level, chosen, options, found, report
-        self.like = level.train.els
-        self.neighbour = None if neighbour is None else [p.to(self.like) for p in neighbour]
-        self.model = self.of(chosen)
-        self.scale = level.train_els_loss + NOTHING * level.variance
-        self.rng = np.random.default_rng((options.seed, list(FAMILIES).index(chosen.name)))
-
-    def of(self, chosen: Family) -> Model:
-        head = Head(self.options.strength, self.options.beta, chosen.hard)
-        return Model(chosen, head, self.level.classes, self.like.shape[-1], self.options.embedding)
-
-    def solve(self) -> Solved:
-        stages, history = [], []
-        for stage in range(STAGES):
-            share = 2 ** (STAGES - 1 - stage)
-            start = self.best(self.starts(stage, stages, self.options.features // share))
-            steps = -(-self.iterations // share)
-            point, losses = self.learned(self.model, start, steps, stage)
-            stages.append(self.best([point, *self.contained(stage, point)]))
-            history.append(losses)
-        return self.finished(stages, history)
+    def model(self, chosen: Family) -> Model:
+        o = self.options
+        basis = self.source.basis
+        return Model(chosen, Head(o.strength, o.beta, chosen.hard), basis.classes.to(self.source.device), basis.shape[0], o.embedding)
 
     @property
-    def iterations(self) -> int:
-        """Iterations of the last stage. Without attention the start is the solution: ELS."""
-        if not self.options.strength:
-            return 0
-        return self.options.iterations * (FIRST if self.neighbour is None else 1)
+    def levels(self) -> Range:
+        if self._levels is None:
+            self._levels = Range.of(self.source, self.times[0], self.times[-1], (self.options.seed, 1))
+        return self._levels
 
-    def learned(self, model: Model, start: Point, steps: int, stage: int) -> tuple[Point, list[float]]:
-        level = self.level
-        report = lambda loss: self.report(self.family.name, stage, loss)  # noqa: E731
-        return learn(model, start, level.train, level.watch, steps, self.scale, level.unit, self.rng, report)
+    @property
+    def watched(self) -> Groups:
+        """Images that progress is told from, and starts are compared by."""
+        if self._watched is None:
+            times = torch.tensor(self.times, dtype=torch.float64)
+            self._watched = self.source.groups(times, min(WATCHED, self.options.fresh), (self.options.seed, 2))
+        return self._watched
 
-    def starts(self, stage: int, stages: list[Point], width: int) -> list[Point]:
-        """What is known: its own smaller stage with room for more, and its neighbour; else something random."""
-        known = [] if self.neighbour is None else [self.neighbour[stage]]
-        if stages:
-            known.append(self.model.grown(stages[-1], width, self.rng))
-        return known or [self.model.start(self.level.basis.size, width, self.rng, self.like, self.level.unit)]
+    def solve(self, chosen: Family, found: dict[str, list[Found]]) -> list[Found]:
+        """All descents of a family, the lowest first.
 
-    def best(self, candidates: list[Point]) -> Point:
-        """The one with the lowest loss on the watched images."""
-        if len(candidates) == 1:
-            return candidates[0]
-        return min(candidates, key=lambda c: float(self.model.losses(c, self.level.watch).mean()))
+        Args:
+            chosen: The family.
+            found: Those of the families before it.
+        """
+        model = self.model(chosen)
+        options = [self.options, self.options.halved][: 1 + self.options.challenge]
+        ended = []
+        for number, o in enumerate(options):
+            parent = found[chosen.name.removeprefix("top1_")] if chosen.hard else None
+            start = self.start(model, o, number) if parent is None else parent[min(number, len(parent) - 1)].points
+            seed = (self.options.seed, 3 + number, list(FAMILIES).index(chosen.name))
+            hardening = (SHARPER, SOFTENED) if chosen.hard else ()
+            images = o.images // 2 if chosen.hard else o.images  # half the way is behind it
+            task = Task(model, self.source, self.levels, self.times, steps_of(images), seed, *hardening)
+            ended.append(self.run(f"{chosen.name}-{number + 1}", Descent(task, start, self.watched)))
+        ended += [self.embedded(model, found[c][0], c) for c in chosen.contains if c in found]
+        ended = [replace(f, points=self.quiet(model, f.points)) for f in ended]
+        losses = [self.total(model, f.points) for f in ended]
+        best = min(range(len(ended)), key=losses.__getitem__)
+        return [ended[best], *(f for i, f in enumerate(ended[: len(options)]) if i != best)]
 
-    def contained(self, stage: int, point: Point) -> list[Point]:
-        """Solutions of the families this one contains, as its own; ELS with the features of a point, where values can be nothing."""
-        out = [self.embedded(self.of(FAMILIES[c]), self.found[c].stages[stage]) for c in self.family.contains if c in self.found]
-        if self.family.free:
-            silent = point.coefficients.clone()
-            silent[..., self.model.columns()[self.family.ties.v]] = 0
-            local = self.model.columns()[self.family.ties.h]
-            silent[..., local] = 0
-            silent[:, 1 : 1 + self.model.channels, local] = torch.eye(self.model.channels).to(silent)
-            out.append(Point(point.net, silent))
-        return out
+    def start(self, model: Model, options: Options, number: int) -> list[Point]:
+        """Random functions, the same at every knot."""
+        rng = np.random.default_rng((self.options.seed, number, list(FAMILIES).index(model.family.name)))
+        like = torch.zeros(1, dtype=self.source.dtype, device=self.source.device)
+        return [model.start(self.source.basis.size, options.features, rng, like, 1.0)] * len(self.times)
 
-    def embedded(self, smaller: Model, point: Point) -> Point:
-        """A solution of a family this one contains, written as one of this family."""
-        source, played = smaller.columns(), {}
-        for mine, theirs in zip(self.family.ties, smaller.family.ties, strict=True):
-            played.setdefault(mine, theirs)
-        return Point(point.net, torch.cat([point.coefficients[..., source[played[f]]] for f in self.family.functions], -1))
+    def watch(self, knot: int) -> Draws:
+        """What is watched at a knot."""
+        draws = self.watched.draws
+        return Draws(draws.u[knot], draws.els[knot], draws.target[knot])
 
-    def finished(self, stages: list[Point], history: list[list[float]]) -> Solved:
-        contained = {name: self.found[name].certificate.losses for name in self.family.contains if name in self.found}
-        certificate = certify(self.level, self.model, stages, history, self.iterations, contained)
-        gap = printed_gap(self.model, stages[-1], self.level) if self.family.name == "literal" else None
-        return Solved(stages, certificate, gap)
+    def total(self, model: Model, points: list[Point]) -> float:
+        """Watched losses of all knots, each as it counts in a descent; infinite where one is not finite."""
+        alpha, sigma = self.source.schedule(self.watched.t)
+        unit = units(self.options.prediction, alpha, sigma)
+        losses = torch.tensor([float(model.losses(p, self.watch(i)).mean()) for i, p in enumerate(points)], dtype=torch.float64)
+        value = float((losses / unit.square() * self.levels.weights(self.watched.t)).sum())
+        return value if np.isfinite(value) else np.inf
 
-    def harden(self) -> Solved:
-        """Top-1 from the soft solution: sharper and sharper attention, then the argmax and its best values."""
-        soft, stages, history = self.found[self.family.name.removeprefix("top1_")], [], []
-        for stage in range(STAGES):
-            point, losses = soft.stages[stage], []
-            for beta in SHARPER:
-                sharper = self.model.with_head(beta=beta * self.options.beta, hard=False)
-                point, on_the_way = self.learned(sharper, point, -(-self.iterations // 2 ** (STAGES + 1 - stage)), stage)
-                losses += on_the_way
-            known = [] if self.neighbour is None else [self.neighbour[stage]]
-            start = self.best([point, *known, *self.contained(stage, point)])
-            point, more = self.best_values(start, stage)
-            stages.append(self.best([point, *self.contained(stage, point)]))
-            history.append([*losses, *more])
-        return self.finished(stages, history)
+    def quiet(self, model: Model, points: list[Point]) -> list[Point]:
+        """The same, and ELS at knots where that is lower and values can be nothing: the features stay, and nothing uses them."""
+        if not model.family.free:
+            return points
+        silent = [silenced(model, p) for p in points]
+        lower = [
+            float(model.losses(a, self.watch(i)).mean()) < float(model.losses(b, self.watch(i)).mean())
+            for i, (a, b) in enumerate(zip(silent, points, strict=True))
+        ]
+        return [a if yes else b for a, b, yes in zip(silent, points, lower, strict=True)]
 
-    def best_values(self, point: Point, stage: int) -> tuple[Point, list[float]]:
-        """Least squares for the values with attention fixed; where values move the attention too, as far as it helps."""
-        judged = lambda p: float(self.model.losses(p, self.level.watch).mean())  # noqa: E731
-        losses = [judged(point)]
-        moves = self.family.ties.q == self.family.ties.h
-        for _ in range(5 if moves else 1):
-            problem = Galerkin(self.model, point, self.level.train.part(slice(EXACT)))
-            goal = least_squares(problem, problem.theta, ridge=RIDGE * self.level.variance)
-            for step in (1.0, 0.5, 0.25, 0.125):
-                trial = problem.point([a + step * (b - a) for a, b in zip(problem.theta, goal, strict=True)])
-                value = judged(trial)
-                if value < losses[-1]:
-                    break
-            else:
-                break
-            point = trial
-            losses.append(value)
-            self.report(self.family.name, stage, value)
-        return point, losses
+    def embedded(self, model: Model, smaller: Found, name: str) -> Found:
+        """A solution of a family that this one contains, written as one of this family."""
+        theirs = self.model(FAMILIES[name])
+        return replace(smaller, points=[embedded(model, theirs, p) for p in smaller.points])
+
+    def certify(self, found: dict[str, list[Found]], report: Callable[[int], None] = lambda knot: None) -> dict[str, Solved]:
+        """Judge all families at all knots on the same fresh images."""
+        certificates: dict[str, list[Certificate]] = {name: [] for name in found}
+        gaps: dict[str, list[float | None]] = {name: [] for name in found}
+        for knot in range(len(self.times)):
+            level = self.judge(knot)
+            for name, (best, *others) in found.items():
+                model = self.model(FAMILIES[name])
+                contained = {c: certificates[c][knot].losses for c in model.family.contains if c in found}
+                tried = {f"solve {i + 2}": model.losses(f.points[knot], level.fresh) for i, f in enumerate(others)}
+                certificates[name].append(certify(level, model, best.points[knot], best.steps, contained, tried))
+                gaps[name].append(printed_gap(model, best.points[knot], level) if name == "literal" else None)
+            report(knot)
+        return {name: Solved(found[name][0], certificates[name], gaps[name]) for name in found}
+
+
+def silenced(model: Model, point: Point) -> Point:
+    """ELS with the features of a point, where values can be nothing."""
+    silent = point.coefficients.clone()
+    silent[..., model.columns()[model.family.ties.v]] = 0
+    local = model.columns()[model.family.ties.h]
+    silent[..., local] = 0
+    silent[:, 1 : 1 + model.channels, local] = torch.eye(model.channels).to(silent)
+    return Point(point.net, silent)
+
+
+def embedded(model: Model, smaller: Model, point: Point) -> Point:
+    """A member of a family that another contains, written as one of that."""
+    source, played = smaller.columns(), {}
+    for mine, theirs in zip(model.family.ties, smaller.family.ties, strict=True):
+        played.setdefault(mine, theirs)
+    return Point(point.net, torch.cat([point.coefficients[..., source[played[f]]] for f in model.family.functions], -1))
 
 
 def printed_gap(model: Model, point: Point, level: Level) -> float | None:
@@ -273,7 +283,7 @@ def printed_gap(model: Model, point: Point, level: Level) -> float | None:
     projected difference between the printed and the exact first variation, relative to that of what attention
     adds to the exact one: 0 if the print were right. None where attention adds nothing.
     """
-    draws = level.train.part(slice(EXACT))
+    draws = level.fresh.part(slice(PRINTED))
     problem, half = Galerkin(model, point, draws), len(draws.target) // 2
 
     def norms(draws: Draws) -> Tensor:
