@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-SOLVE = "--levels 3 --draws 50 --samples 20 --steps 5 --images 1000 --fresh 500 --features 16 --iterations 100"
+SOLVE = "--levels 3 --draws 50 --samples 20 --steps 5 --images 5000 --fresh 500 --features 16"
 SMALL = {
     "theory.solve": SOLVE,
     "empirical.train": "--steps 40 --every 20 --samples 20 --batch 16",

@@ -25,7 +25,7 @@ from theory.stationarity import Options, SolvedScore, solve
 
 pytestmark = pytest.mark.skipif(not otherdevice.AVAILABLE, reason="this torch has no backend for Python (2.13 has)")
 STRIP = "toy:layout=strip"
-OPTIONS = Options(images=200, fresh=100, features=8, iterations=4, embedding=8)
+OPTIONS = Options(images=256, fresh=100, features=8, embedding=8)
 ROUNDING = 1e-5  # the same float32 operations, some in another order
 
 
@@ -118,7 +118,7 @@ def test_provenance(device, strip):
     "options", [{"families": ["full"], "machines": ["equivariant_local"]}, {"families": [], "machines": ["all"], "border": "circular"}]
 )
 def test_the_main_job(options, device, tmp_path, monkeypatch):
-    small = {"levels": 2, "draws": 8, "samples": 4, "steps": 3, "images": 200, "fresh": 100, "features": 8, "iterations": 4}
+    small = {"levels": 2, "draws": 8, "samples": 4, "steps": 3, "images": 256, "fresh": 100, "features": 8}
     reports = []
     for name, where in (("cpu", torch.device("cpu")), ("other", device)):
         monkeypatch.setattr(theory.solve, "find_device", lambda _, where=where: where)

@@ -2,22 +2,26 @@
 
 import pytest
 
-from theory.attention import verdicts
+from theory.attention import attention_tables, verdicts
 from theory.picture import title
+
+NOBODY, TRIED = [], [{"name": "solve 2", "independent": True, "loss": 0.5, "below": 0.0, "stderr": 0.1}]
 
 
 def report(**changes) -> dict:
     family = {
         "certified": True,
-        "feasible_only": False,
         "converged": [True, False, False],
+        "challenges": [TRIED] * 3,
         "failures": [[], [], []],
-        "warnings": [[], ["more images would help: loss .1 on those solved on"], ["more images would help: loss .2 on those solved on"]],
         "printed": [None, None, None],
         "els_loss": [1.0, 1.0, 1.0],
+        "loss_fresh": [0.5, 0.5, 0.5],
+        "loss_stderr": [0.1, 0.1, 0.1],
+        "best_known": [0.5, 0.4, 0.5],
     }
     levels = [{"sigma": 1.0, "alpha": 2.0}, {"sigma": 1.0, "alpha": 1.0}, {"sigma": 2.0, "alpha": 1.0}]
-    return {"levels": levels, "attention": {"full": family | changes}}
+    return {"levels": levels, "config": {"prediction": "sample"}, "attention": {"full": family | changes}}
 
 
 FAILED = {"certified": False, "failures": [[], ["the loss is not finite"], []]}
@@ -26,20 +30,12 @@ FAILED = {"certified": False, "failures": [[], ["the loss is not finite"], []]}
 @pytest.mark.parametrize(
     ("changes", "line", "label"),
     [
+        ({}, "full: certified, upper bound: converged at 1 of 3 levels", "full (upper bound)"),
+        ({"converged": [True] * 3}, "full: certified, converged: other starts agree at every level", "full (converged)"),
         (
-            {},
-            "full: certified upper bound, not converged at 2 of 3 levels (more images would help at some levels)",
+            {"converged": [False] * 3, "challenges": [NOBODY] * 3},
+            "full: certified, upper bound: no other start has tried (--quality full)",
             "full (upper bound)",
-        ),
-        (
-            {"converged": [True] * 3, "warnings": [[]] * 3},
-            "full: certified upper bound, converged as far as its own stages tell",
-            "full (upper bound)",
-        ),
-        (
-            {"feasible_only": True, "converged": [True] * 3, "warnings": [[]] * 3},
-            "full: certified feasible point, converged as far as its own stages tell",
-            "full (feasible point)",
         ),
         (FAILED, "full: NOT certified: sigma/alpha 1.000: the loss is not finite", "full (not certified)"),
     ],
@@ -51,3 +47,12 @@ def test_names(changes, line, label):
 
 def test_machines_need_no_word():
     assert title("equivariant_local", report()) == "equivariant local"
+
+
+def test_the_table_says_at_each_level_what_others_found():
+    (table,) = attention_tables(report(challenges=[TRIED, TRIED, NOBODY]))
+    assert list(table.columns[2].cells) == [
+        "0.5000 ± 0.1000\n= converged",
+        "0.5000 ± 0.1000\n< 0.4000 known",
+        "0.5000 ± 0.1000\n? upper bound",
+    ]

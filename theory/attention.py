@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
@@ -46,7 +47,7 @@ class Parts(Store):
         if part is None:
             return None
         values, tensors = part
-        if set(tensors) != set(values["tensors"]):  # cut off between its two files
+        if int(tensors.pop("step")) != values["step"]:  # cut off between its two files
             return None
         return Kept(tensors, values["step"], values["history"], values["seconds"])
 
@@ -54,8 +55,8 @@ class Parts(Store):
         if not last and time.perf_counter() - self.saved < KEEP:
             return
         k = kept()
-        values = {"step": k.step, "history": k.history, "seconds": k.seconds, "tensors": sorted(k.tensors)}
-        self.results.save_part(f"attention-{name}", values, k.tensors)
+        values = {"step": k.step, "history": k.history, "seconds": k.seconds}
+        self.results.save_part(f"attention-{name}", values, {**k.tensors, "step": torch.tensor(k.step)})
         self.saved = time.perf_counter()
 
 

@@ -44,7 +44,7 @@ def full() -> Sizes:
         networks=list(NETWORKS),
         train=split("--steps 500 --every 250 --samples 100"),
         compare=split("--samples 500 --steps 20 --levels 4 --draws 500"),
-        solve=split("--levels 2 --draws 500 --samples 500 --steps 20 --images 2000 --fresh 1000 --features 32 --iterations 300"),
+        solve=split("--levels 2 --draws 500 --samples 500 --steps 20 --images 50000 --fresh 1000 --features 32"),
         tests=["-m", "cuda"],
     )
 
@@ -62,6 +62,6 @@ def smoke() -> Sizes:
         networks=["attention"],
         train=split("--steps 4 --every 2 --samples 4 --batch 4"),
         compare=split("--samples 4 --steps 2 --levels 1 --draws 8"),
-        solve=split("--levels 1 --draws 8 --samples 4 --steps 2 --images 200 --fresh 100 --features 8 --iterations 9 --families identity"),
+        solve=split("--levels 1 --draws 8 --samples 4 --steps 2 --images 256 --fresh 100 --features 8 --families identity"),
         tests=["tests/test_noise.py", "-k", "just_inside"],
     )

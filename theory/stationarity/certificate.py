@@ -60,7 +60,7 @@ class Certificate:
             images, and what sampling noise alone would make it seem to promise.
         heldout, heldout_floor: The same for random features that the solution does not have.
         challenges: Who tried to get lower.
-        negligible: A loss that is none.
+        negligible: A difference of losses that is none.
         failures: What is wrong, in words; empty for a certificate that holds.
     """
 
@@ -163,17 +163,16 @@ def certify(level: Level, model: Model, point: Point, steps: int, contained: dic
     fresh, gain = Estimate.of(losses), Estimate.of(els - losses)
     finite = bool(torch.isfinite(losses).all())
     residual, heldout = _residuals(level, model, point) if finite else ((math.nan, math.nan), (math.nan, math.nan))
-    negligible = NEGLIGIBLE * level.variance
     failures = [] if finite else ["the loss is not finite"]
     if steps < FEWEST and model.head.strength:
         failures.append(f"{steps} steps prove nothing, at least {FEWEST} do")
     for name, other in {**({"els": els} if contains_els(model) else {}), **contained}.items():
         excess = Estimate.of(losses - other)
-        if excess.value > SIGMAS * excess.stderr + negligible:
+        if excess.value > SIGMAS * excess.stderr + NEGLIGIBLE * level.variance:
             failures.append(f"above {name}, which it contains, by {excess.value:.2g} ± {excess.stderr:.1g}")
     challenges = [Challenge.of(name, True, losses, other) for name, other in others.items()]
     return Certificate(
-        fresh.value, fresh.stderr, float(els.mean()), gain.value, gain.stderr, *residual, *heldout, negligible,
+        fresh.value, fresh.stderr, float(els.mean()), gain.value, gain.stderr, *residual, *heldout, level.negligible,
         challenges, failures, losses,
     )  # fmt: skip
 

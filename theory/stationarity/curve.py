@@ -6,8 +6,8 @@ With ``s = log(sigma_t / alpha_t)`` and knots ``s_1 < ... < s_K``, each number o
 
 of the noise, so that a score is as good between its levels as on them. Mixing the *outputs* of two levels instead is not:
 levels that were solved apart use their features in different ways, and the mean of two different rules is none.
-Below the lowest knot and above the highest the nearest point is used. Coefficients from features to outputs are interpolated
-in units of an output (`units`), which a predicted noise or score changes with the level.
+Below the lowest knot and above the highest the nearest point is used. Coefficients from features to outputs are in units of
+an output (`units`), which for a predicted noise or score change with the level.
 """
 
 from typing import NamedTuple

@@ -13,6 +13,7 @@ single steps at low noise outweigh all others, and the range of levels, which op
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,28 +27,41 @@ from theory.types import Float
 
 GROUPS = 8  # groups of a step
 IMAGES = 32  # images of a group
-STEPS = 19  # steps that one pass through a pool takes
+POOL = 19  # steps that one pass through a pool takes, at most
 PASSES = 4  # times a pool is used
 RATE = 3e-3  # of Adam
 BETAS = (0.9, 0.99)
 WARM = 200  # steps over which the rate rises; fewer in a short descent
 FLAT = 0.5  # share of the steps after which the rate falls to nothing
 CLIP = 3.0  # norm of the gradient
-AVERAGE = 200  # steps over which weights are averaged
+AVERAGE = 200  # steps over which weights are averaged; a twentieth of all in a short descent
 FLOOR = 0.02  # share of the largest ELS loss that is added to that of a level
 OPENING = 0.6  # share of the steps until all levels are open
 FIRST = 0.05  # share of the levels that are open at the start
 PILOT = (32, 64)  # levels, and images of each, that the ELS loss is estimated from
 
 CHECKS = 20  # looks at the watched images
+NOTHING = 1e-6  # share of the target's mean square that is no loss at all
 
-POOL = GROUPS * IMAGES * STEPS  # images drawn at once
 MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}  # as torch names them
 
 
-def steps_of(images: int) -> int:
-    """Steps that use up so many fresh images."""
-    return max(1, round(images / POOL)) * STEPS * PASSES
+class Pools(NamedTuple):
+    """How fresh images are used up: ``count`` pools, each drawn at once and passed through ``PASSES`` times in ``steps`` steps."""
+
+    count: int
+    steps: int
+
+    @classmethod
+    def of(cls, images: int) -> "Pools":
+        """For about so many images: at least those of a step, and whole pools."""
+        steps = max(1, min(POOL, images // (GROUPS * IMAGES)))
+        return cls(max(1, round(images / (GROUPS * IMAGES * steps))), steps)
+
+    @property
+    def total(self) -> int:
+        """All steps of a descent."""
+        return self.count * self.steps * PASSES
 
 
 @dataclass(frozen=True)
@@ -57,10 +71,12 @@ class Range:
     Attributes:
         times: Equally spaced, ascending, in float64 on the CPU.
         els: Loss of ELS there, of the posterior mean.
+        negligible: A loss that is none.
     """
 
     times: Float[Tensor, " L"]
     els: Float[Tensor, " L"]
+    negligible: float = 0.0
 
     @classmethod
     def of(cls, source: Source, low: float, high: float, seed: tuple[int, ...]) -> "Range":
@@ -69,7 +85,9 @@ class Range:
         times = torch.linspace(low, high, levels if high > low else 1, dtype=torch.float64)
         draws = source.groups(times, count, seed).draws
         loss = (draws.els - draws.target).double().square().sum((-2, -1)).mean(1).cpu()
-        return cls(times, loss / units(source.basis.prediction, *source.schedule(times)).square())
+        mean = source.data.images.double().square().flatten(1).sum(1)
+        negligible = NOTHING * float(mean @ source.data.weights / source.data.weights.sum())
+        return cls(times, loss / units(source.basis.prediction, *source.schedule(times)).square(), negligible)
 
     def open(self, share: float) -> tuple[float, float]:
         """Lowest and highest open time after a share of the steps."""
@@ -80,7 +98,7 @@ class Range:
     def weights(self, t: Float[Tensor, " G"]) -> Float[Tensor, " G"]:
         """What a loss of the posterior mean counts at these times."""
         els = torch.from_numpy(np.interp(t.numpy(), self.times.numpy(), self.els.numpy()))
-        return 1 / (els + FLOOR * self.els.max()).clamp(min=1e-300)
+        return 1 / (els + FLOOR * self.els.max() + self.negligible)
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ class Task:
         source: Where fresh images come from.
         levels: The noise levels.
         times: The knots, ascending.
-        steps: How many steps there are.
+        pools: How many images there are, and steps.
         seed: Seed of everything random.
         sharper: By how much attention is sharpened before a hard head's argmax takes its place.
         softened: Share of the steps in which it has not; 0 for a soft head, which stays as it is.
@@ -102,7 +120,7 @@ class Task:
     source: Source
     levels: Range
     times: tuple[float, ...]
-    steps: int
+    pools: Pools
     seed: tuple[int, ...]
     sharper: float = 1.0
     softened: float = 0.0
@@ -176,26 +194,27 @@ class Descent:
         Returns:
             The averaged point at each knot.
         """
-        while self.step < self.task.steps:
-            self._pool(self.step // (STEPS * PASSES))
+        while self.step < self.task.pools.total:
+            self._pool(self.step // (self.task.pools.steps * PASSES))
             after()
         return self.points()
 
     @torch.enable_grad()
     def _pool(self, number: int) -> None:
         """All passes through one pool."""
-        seed, share = (*self.task.seed, number), self.step / self.task.steps
+        seed, (count, steps) = (*self.task.seed, number), self.task.pools
+        share = number / count
         rng = np.random.default_rng((*seed, 0))
         low, high = self.task.levels.open(1.0 if self.task.softened else share)
-        places = (np.arange(GROUPS)[:, None] + rng.random((GROUPS, STEPS))) / GROUPS
+        places = (np.arange(GROUPS)[:, None] + rng.random((GROUPS, steps))) / GROUPS
         times = torch.from_numpy(low + (high - low) * places.flatten())
         groups = self.task.source.groups(times, IMAGES, (*seed, 1))
         self.learner = self.task.model.with_head(self.task.head(share))
         for _ in range(PASSES):
-            order = rng.permuted(np.arange(GROUPS * STEPS).reshape(GROUPS, STEPS), axis=1)
+            order = rng.permuted(np.arange(GROUPS * steps).reshape(GROUPS, steps), axis=1)
             for rows in torch.from_numpy(np.ascontiguousarray(order.T)):
                 self._step(groups.part(rows))
-        if (number + 1) * CHECKS * STEPS * PASSES // self.task.steps > number * CHECKS * STEPS * PASSES // self.task.steps:
+        if (number + 1) * CHECKS // count > number * CHECKS // count:
             self._watch()
 
     def _step(self, groups: Groups) -> None:
@@ -208,12 +227,12 @@ class Descent:
         self.adam.step()
         self.step += 1
         with torch.no_grad():
-            self.average.lerp_(self.theta, max(1 / AVERAGE, 1 / self.step))
+            self.average.lerp_(self.theta, 1 / min(AVERAGE, self.step, max(1, self.task.pools.total // 20)))
 
     def _rate(self) -> float:
         """Share of the rate at this step: it rises, stays, and falls to nothing."""
-        warm = min(WARM, self.task.steps / 10)
-        return min(1.0, (self.step + 1) / warm, (1 - self.step / self.task.steps) / (1 - FLAT))
+        steps = self.task.pools.total
+        return min(1.0, (self.step + 1) / min(WARM, steps / 10), (1 - self.step / steps) / (1 - FLAT))
 
     @torch.no_grad()
     def _watch(self) -> None:

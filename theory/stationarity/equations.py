@@ -8,7 +8,7 @@ A local network followed by one attention head computes, from functions ``h, q, 
 
 and pays ``L = E sum_x ||r_x||^2`` with ``r_x = out_x - T_x``. This file is that formula and its
 derivatives, on values: arrays of ``h`` and ``v`` with shape ``(n, P, C)`` and of ``q`` and ``k``
-with shape ``(n, P, d)``, for ``n`` noisy images of ``P`` pixels. Nothing here knows where the
+with shape ``(n, P, d)``, for ``n`` noisy images of ``P`` pixels, or of several groups of them. Nothing here knows where the
 values come from; everything is linear in the number of images, in float32 or float64, on any device.
 
 The stationarity condition of a function ``f`` of the patch is
@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Values = Float[Tensor, "n P C"]
-Embedding = Float[Tensor, "n P d"]
-Attention = Float[Tensor, "n P P"]
+Values = Float[Tensor, "*lead n P C"]
+Embedding = Float[Tensor, "*lead n P d"]
+Attention = Float[Tensor, "*lead n P P"]
 
 
 class Roles(NamedTuple):
@@ -75,7 +75,7 @@ def forward(roles: Roles, head: Head) -> Output:
     return Output(alpha, mu, torch.add(roles.h, mu, alpha=head.strength))
 
 
-def loss(out: Values, target: Values) -> Float[Tensor, " n"]:
+def loss(out: Values, target: Values) -> Float[Tensor, "*lead n"]:
     """``sum_x ||out_x - T_x||^2`` of each image."""
     return (out - target).square().sum((-2, -1))
 

@@ -43,7 +43,7 @@ class Net(NamedTuple):
     def width(self) -> int:
         return len(self.second)
 
-    def __call__(self, u: Float[Tensor, "n P I"], classes: Int[Tensor, " P"]) -> Float[Tensor, "n P w"]:
+    def __call__(self, u: Float[Tensor, "*lead n P I"], classes: Int[Tensor, " P"]) -> Float[Tensor, "*lead n P w"]:
         """Features of pixels, from their coordinates and the numbers of their classes."""
         hidden = silu(_product(u, self.first) + self.offset.index_select(-2, classes).unsqueeze(-3))
         return torch.tanh(_product(hidden, self.second) + self.shift.index_select(-2, classes).unsqueeze(-3))
@@ -121,7 +121,7 @@ class Model:
         """The same with another head."""
         return Model(self.family, head, self.classes, self.channels, self.embedding)
 
-    def basis(self, net: Net, draws: Draws) -> Float[Tensor, "n P R"]:
+    def basis(self, net: Net, draws: Draws) -> Float[Tensor, "*lead n P R"]:
         """1, ELS and features."""
         return torch.cat([torch.ones_like(draws.els[..., :1]), draws.els, net(draws.u, self.classes.to(draws.u.device))], -1)
 
@@ -131,7 +131,7 @@ class Model:
         values = (self.basis(point.net, draws).transpose(-3, -2) @ coefficients).transpose(-3, -2)
         return self.family.roles(dict(zip(self.family.functions, values.split(self.widths, -1), strict=True)))
 
-    def loss(self, point: Point, draws: Draws) -> Float[Tensor, " n"]:
+    def loss(self, point: Point, draws: Draws) -> Float[Tensor, "*lead n"]:
         """Loss of each image, all at once and with gradients."""
         return loss(forward(self.roles(point, draws), self.head).out, draws.target)
 

@@ -158,8 +158,8 @@ def _run(name: str, descent: Descent, store: Store, report: Report) -> Found:
         return Kept(descent.tensors(), descent.step, descent.history, before + time.perf_counter() - start)
 
     def after() -> None:
-        store.save(name, now, descent.step >= descent.task.steps)
-        report(Progress(name, descent.step / descent.task.steps, descent.history))
+        store.save(name, now, descent.step >= descent.task.pools.total)
+        report(Progress(name, descent.step / descent.task.pools.total, descent.history))
 
     points = descent.run(after)
     return Found(points, descent.history, descent.step, before + time.perf_counter() - start)

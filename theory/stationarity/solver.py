@@ -17,7 +17,7 @@ from theory.errors import InputError, choices
 from theory.stationarity.basis import PREDICTIONS
 from theory.stationarity.certificate import Certificate, certify
 from theory.stationarity.curve import units
-from theory.stationarity.descent import Descent, Range, Task, steps_of
+from theory.stationarity.descent import Descent, Pools, Range, Task
 from theory.stationarity.equations import Head, Output, Roles, printed, variation
 from theory.stationarity.families import FAMILIES, Family, family
 from theory.stationarity.fresh import Groups, Source
@@ -52,7 +52,8 @@ class Options:
         beta: Inverse temperature of the attention.
         embedding: Numbers ``d`` in a query or key of the families where it is free.
         features: Learned features of a patch.
-        images: Fresh noisy images to solve on, over all levels together; each is used a few times.
+        images: Fresh noisy images to solve on, over all levels together, in whole pools of at most 4,864 (`Pools`); each is
+            used a few times.
         challenge: Whether to solve a second time, from another start, with half the features and images.
         fresh: Other noisy images, of each level, to judge by.
         seed: Seed of everything random.
@@ -184,7 +185,7 @@ class Solver:
         return self._watched
 
     def solve(self, chosen: Family, found: dict[str, list[Found]]) -> list[Found]:
-        """All descents of a family, the lowest first.
+        """The lowest of a family's descents, of their starts and of the families it contains; then the other descents.
 
         Args:
             chosen: The family.
@@ -192,20 +193,20 @@ class Solver:
         """
         model = self.model(chosen)
         options = [self.options, self.options.halved][: 1 + self.options.challenge]
-        ended = []
+        ended, others = [], []
         for number, o in enumerate(options):
             parent = found[chosen.name.removeprefix("top1_")] if chosen.hard else None
             start = self.start(model, o, number) if parent is None else parent[min(number, len(parent) - 1)].points
-            seed = (self.options.seed, 3 + number, list(FAMILIES).index(chosen.name))
             hardening = (SHARPER, SOFTENED) if chosen.hard else ()
             images = o.images // 2 if chosen.hard else o.images  # half the way is behind it
-            task = Task(model, self.source, self.levels, self.times, steps_of(images), seed, *hardening)
+            seed = (self.options.seed, 3 + number, list(FAMILIES).index(chosen.name))
+            task = Task(model, self.source, self.levels, self.times, Pools.of(images), seed, *hardening)
             ended.append(self.run(f"{chosen.name}-{number + 1}", Descent(task, start, self.watched)))
-        ended += [self.embedded(model, found[c][0], c) for c in chosen.contains if c in found]
-        ended = [replace(f, points=self.quiet(model, f.points)) for f in ended]
-        losses = [self.total(model, f.points) for f in ended]
-        best = min(range(len(ended)), key=losses.__getitem__)
-        return [ended[best], *(f for i, f in enumerate(ended[: len(options)]) if i != best)]
+            others.append(replace(ended[-1], points=start))
+        others += [self.embedded(model, found[c][0], c) for c in chosen.contains if c in found]
+        everyone = [replace(f, points=self.quiet(model, f.points)) for f in (*ended, *others)]
+        best = min(everyone, key=lambda f: self.total(model, f.points))
+        return [best, *(f for f in everyone[: len(ended)] if f is not best)]
 
     def start(self, model: Model, options: Options, number: int) -> list[Point]:
         """Random functions, the same at every knot."""
@@ -227,7 +228,12 @@ class Solver:
         return value if np.isfinite(value) else np.inf
 
     def quiet(self, model: Model, points: list[Point]) -> list[Point]:
-        """The same, and ELS at knots where that is lower and values can be nothing: the features stay, and nothing uses them."""
+        """The same, and ELS at knots where that is lower and values can be nothing: the features stay, and nothing uses them.
+
+        Without attention ELS is the optimum itself.
+        """
+        if not model.head.strength:
+            return [silenced(model, p) for p in points]
         if not model.family.free:
             return points
         silent = [silenced(model, p) for p in points]
@@ -259,9 +265,10 @@ class Solver:
 
 
 def silenced(model: Model, point: Point) -> Point:
-    """ELS with the features of a point, where values can be nothing."""
+    """ELS with the features of a point, where values can be nothing or do not count."""
     silent = point.coefficients.clone()
-    silent[..., model.columns()[model.family.ties.v]] = 0
+    if model.family.free:
+        silent[..., model.columns()[model.family.ties.v]] = 0
     local = model.columns()[model.family.ties.h]
     silent[..., local] = 0
     silent[:, 1 : 1 + model.channels, local] = torch.eye(model.channels).to(silent)
