@@ -1,7 +1,6 @@
 """A solved score as a denoiser: interpolation, the split, files; and the command line around it."""
 
 import json
-import math
 import shutil
 
 import pytest

@@ -15,7 +15,6 @@ from theory.results import ResultDirectory
 from theory.stationarity import Plan, SolvedScore
 from theory.stationarity.run import Kept, Store
 from theory.stationarity.run import Progress as Solving
-from theory.stationarity.solver import Solved
 from theory.types import Images
 
 WIDE = 4  # families side by side in a table
@@ -23,17 +22,12 @@ KEEP = 60  # seconds between two times a descent is saved
 SAY = 60  # seconds between two lines in a log
 
 
-def solve_attention(plan: Plan, results: ResultDirectory, progress: Progress) -> tuple[dict[str, SolvedScore], dict[str, dict]]:
-    """Solve all families, going on where an interrupted run left off.
-
-    Returns:
-        Each family's solution, and what the report says of it: a list over the levels of everything
-        its certificates hold.
-    """
+def solve_attention(plan: Plan, results: ResultDirectory, progress: Progress) -> dict[str, SolvedScore]:
+    """Solve all families, going on where an interrupted run left off."""
     shown = _Shown(progress)
     solved = plan.solve(Parts(results), shown.told)
     shown.close()
-    return {name: plan.solution(name, s) for name, s in solved.items()}, {name: _report(plan, name, s) for name, s in solved.items()}
+    return {name: plan.solution(name, s) for name, s in solved.items()}
 
 
 class Parts(Store):
@@ -60,17 +54,11 @@ class Parts(Store):
         self.saved = time.perf_counter()
 
 
-def _report(plan: Plan, name: str, solved: Solved) -> dict:
-    """Certificates as one list over the levels for each field, and how the solution was found."""
-    certificates = [c.asdict() for c in solved.certificates]
+def told(solution: SolvedScore) -> dict:
+    """What the report says of a solution: its certificates as one list over the levels for each field, and how it was found."""
+    certificates = solution.certificates
     lists = {key: [c[key] for c in certificates] for key in certificates[0]}
-    return {
-        **lists,
-        "printed": solved.printed,
-        "certified": all(c.holds for c in solved.certificates),
-        "history": solved.best.history,
-        "solve_seconds": solved.best.seconds,
-    }
+    return {**lists, **solution.descent, "certified": solution.certified}
 
 
 class _Shown:

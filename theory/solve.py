@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
-from theory.attention import attention_tables, solve_attention, verdicts, view
+from theory.attention import attention_tables, solve_attention, told, verdicts, view
 from theory.calibrated import patch_schedule, published
 from theory.commandline import Parser, default_out, find_device, first, guarded, processes, several
 from theory.data import SOURCES, ImageSet, load
@@ -35,12 +35,13 @@ from theory.plain import PlainConsole
 from theory.posterior.ranks import agreed
 from theory.results import ResultDirectory, versions
 from theory.sampling import SAMPLERS, initial_noise, sampler
-from theory.stationarity import DEFAULT, FAMILIES, Options, Plan
+from theory.stationarity import DEFAULT, FAMILIES, Options, Plan, Setting, SolvedScore
 from theory.stationarity.basis import PREDICTIONS
 from theory.stationarity.run import one_size
 from theory.stationarity.solver import QUALITIES
 
 CHEAP = tuple(name for name in MACHINES if name != "equivariant")  # its candidates are all shifts of all images
+REFERENCE = ", reference"  # after the name of a solution that is measured beside those of the run
 SOLVER = ("prediction", "strength", "beta", "embedding", "features", "images", "fresh", "challenge")
 
 
@@ -51,6 +52,8 @@ class Config:
     dataset: str
     machines: tuple[str, ...] = CHEAP
     families: tuple[str, ...] | None = None
+    solved: str | None = None
+    reference: str | None = None
     prediction: str = Options.prediction
     strength: float = Options.strength
     beta: float = Options.beta
@@ -84,6 +87,8 @@ class Task:
     times: list[float]
     machines: dict[str, AnalyticDenoiser]
     plan: Plan | None
+    solved: dict[str, SolvedScore]
+    reference: dict[str, SolvedScore]
     device: torch.device
     dtype: torch.dtype
     memory: int
@@ -119,6 +124,8 @@ def parser() -> argparse.ArgumentParser:
         help=f"attention networks to solve: {', '.join(FAMILIES)}, all, or nothing; "
         f"{' '.join(DEFAULT)} where there is a rule to check, else none, if not given",
     )
+    p.add_argument("--solved", metavar="DIR", help="take these families from solutions saved in a directory instead of solving")
+    p.add_argument("--reference", metavar="DIR", help="measure solutions saved in a directory too, beside those of this run")
     p.add_argument("--prediction", default=d.prediction, help=f"what attention networks predict: {', '.join(PREDICTIONS)}")
     p.add_argument("--strength", type=float, default=d.strength, metavar="LAMBDA", help="strength lambda of the attention")
     p.add_argument("--beta", type=float, default=d.beta, help="inverse temperature of the attention")
@@ -211,8 +218,10 @@ def _computed(task: Task, results: ResultDirectory | None) -> dict | None:
         parts = {name: _measured(name, machine, task, results, progress) for name, machine in task.machines.items()}
         if not leads:
             return None
-        solutions, certificates = solve_attention(task.plan, results, progress) if task.plan else ({}, {})
+        solutions = task.solved or (solve_attention(task.plan, results, progress) if task.plan else {})
         parts |= {name: _measured(name, solution, task, results, progress) for name, solution in solutions.items()}
+        parts |= {name: _measured(name, solution, task, results, progress) for name, solution in task.reference.items()}
+    certificates = {name: told(solution) for name, solution in (solutions | task.reference).items()}
     report, tensors = _report(task, parts, certificates), {f"samples.{name}": part[1]["samples"] for name, part in parts.items()}
     tensors["initial_noise"] = _noise(task)
     results.clear("attention", solutions)
@@ -251,7 +260,32 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     families = _families(config.families, data)
     size = one_size(local["patch_size"]) if families else None
     plan = Plan(data, noise, families, tuple(times), size, config.border, solver, dtype, where, memory << 20) if families else None
-    return Task(config, data, noise, times, machines, plan, where, dtype, memory << 20, distributed)
+    solved = {} if config.solved is None or plan is None else _taken(config.solved, families, plan)
+    names = tuple(f.name for f in plan.families) if plan else ()
+    reference = {} if config.reference is None else _taken(config.reference, _saved(config.reference, names), plan)
+    beside = {f"{name}{REFERENCE}": solution for name, solution in reference.items()}
+    return Task(config, data, noise, times, machines, plan, solved, beside, where, dtype, memory << 20, distributed)
+
+
+def _saved(path: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of some families that are saved in a directory."""
+    found = tuple(name for name in names if (Path(path) / f"{name}.json").is_file())
+    _require(bool(found), f"directory {path} without a solution of {', '.join(names) or 'any family'}", "solutions of what is solved")
+    return found
+
+
+def _taken(path: str, names: tuple[str, ...], plan: Plan) -> dict[str, SolvedScore]:
+    """Saved solutions, which must be of the same problem."""
+    loaded = {name: SolvedScore.load(Path(path) / name, plan.data, plan.schedule, plan.memory) for name in names}
+    for name, solution in loaded.items():
+        mine = Setting(name, list(plan.knots), plan.patch_size, plan.border, plan.schedule.name, plan.options)
+        for field in ("family", "times", "patch_size", "border", "schedule"):
+            given, expected = getattr(solution.setting, field), getattr(mine, field)
+            _require(given == expected, f"solution {path}/{name} with {field} {given}", f"{field} {expected}")
+        for field in ("prediction", "strength", "beta"):
+            given, expected = getattr(solution.setting.options, field), getattr(plan.options, field)
+            _require(given == expected, f"solution {path}/{name} with {field} {given}", f"{field} {expected}")
+    return loaded
 
 
 def _families(given: tuple[str, ...] | None, data: ImageSet) -> tuple[str, ...]:

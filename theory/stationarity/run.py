@@ -142,7 +142,10 @@ class Plan:
     def solution(self, name: str, solved: Solved) -> SolvedScore:
         """The solved score of a family."""
         setting = Setting(name, list(self.knots), self.patch_size, self.border, self.schedule.name, self.options)
-        return SolvedScore(self.data, setting, solved.best.points, [c.asdict() for c in solved.certificates], self.schedule, self.memory)
+        best = solved.best
+        descent = {"history": best.history, "steps": best.steps, "seconds": best.seconds, "printed": solved.printed}
+        certificates = [c.asdict() for c in solved.certificates]
+        return SolvedScore(self.data, setting, best.points, certificates, descent, self.schedule, self.memory)
 
 
 def _run(name: str, descent: Descent, store: Store, report: Report) -> Found:

@@ -74,6 +74,8 @@ class SolvedScore(Denoiser):
         setting: What was solved.
         points: The solution at each level.
         certificates: The certificate of each level, as JSON values.
+        descent: How the solution was found, as JSON values: images and losses on the way (``history``), ``steps``, ``seconds``,
+            and at each level what the printed equation misses (``printed``).
         noise: The noise schedule, where it is not the one of that name with its default parameters.
         memory: Working memory in bytes.
     """
@@ -84,10 +86,11 @@ class SolvedScore(Denoiser):
         setting: Setting,
         points: list[Point],
         certificates: list[dict],
+        descent: dict | None = None,
         noise: Schedule | None = None,
         memory: int = MEMORY,
     ) -> None:
-        self.data, self.setting, self.points, self.certificates = data, setting, points, certificates
+        self.data, self.setting, self.points, self.certificates, self.descent = data, setting, points, certificates, descent or {}
         self.schedule = noise or schedule(setting.schedule)
         self.family: Family = family(setting.family)
         self.memory = memory
@@ -196,6 +199,7 @@ class SolvedScore(Denoiser):
             "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
             "versions": versions(),
             "certificates": self.certificates,
+            "descent": self.descent,
         }
         write_json(path.with_name(path.name + ".json"), content)
 
@@ -217,7 +221,7 @@ class SolvedScore(Denoiser):
             if content["format"] != FORMAT:
                 raise KeyError("format")
             tensors = load_file(path.with_name(path.name + ".safetensors"))
-            fields, told, certificates = content["setting"], content["data"], content["certificates"]
+            fields, told, certificates, descent = (content[key] for key in ("setting", "data", "certificates", "descent"))
             setting = Setting(**{**fields, "patch_size": tuple(fields["patch_size"]), "options": Options(**fields["options"])})
             if not len(certificates) == len(setting.times) == len(tensors) / len(NAMES):
                 raise ValueError("levels")
@@ -232,4 +236,4 @@ class SolvedScore(Denoiser):
                 "the training set it was solved for",
                 "load that data set",
             )
-        return cls(data, setting, points, certificates, noise, memory)
+        return cls(data, setting, points, certificates, descent, noise, memory)
