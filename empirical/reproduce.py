@@ -13,7 +13,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -123,9 +123,9 @@ class Scale:
             raise InputError(f"--steps {steps}, --seeds {seeds}", "at least 1 of each", "correct the options")
         share = min(1, 2 * budget)
         if full:
-            theory = {"levels": 8, "images": 40000, "features": 128, "iterations": round(4000 * budget)}
+            theory = {"levels": 8, "quality": "full"}
         else:
-            theory = {"levels": 3, "images": max(200, round(40000 * budget)), "fresh": 500, "features": 16, "iterations": 100}
+            theory = {"levels": 3, "images": max(5000, round(100_000 * budget)), "fresh": 500, "features": 16}
         return cls(
             budget, steps, seeds, max(100, round(2000 * share)), max(200, round(4000 * share)),
             50 if full else 10, 1000 if full else 100, theory,
@@ -203,6 +203,10 @@ def toy(job: Job) -> dict:
         "focus": 0.5,
     }
     models, networks = with_starts(job.models), {}
+    families = [TOY[model].theory for model in models if TOY[model].theory != "els"]
+    if "solved" in job.scale.theory:  # before hours of training
+        for name in families:
+            SolvedScore.load(Path(job.scale.theory["solved"]) / name, data)
 
     def trained(name: str, seed: int, start: Checkpoint | None = None) -> Checkpoint:
         model = FIRST if name == TRUNK else TOY[name]
@@ -216,7 +220,6 @@ def toy(job: Job) -> dict:
             starts[TRUNK] = trained(TRUNK, seed)
         for model in models:
             starts[model] = networks[model, seed] = trained(model, seed, starts[TOY[model].start])
-    families = [TOY[model].theory for model in models if TOY[model].theory != "els"]
     report = _solved(job, families)
     theories = {"els": EquivariantLocal(data, patch_size=data.patch_size)}
     theories |= {name: SolvedScore.load(job.out / "theory" / "attention" / name, data) for name in families}
@@ -460,6 +463,7 @@ def parser() -> argparse.ArgumentParser:
     names = "; ".join(f"{study}: {', '.join(options[3])}" for study, options in STUDIES.items())
     p.add_argument("--models", nargs="+", metavar="NAME", help=f"only some, and those they start from; {names}")
     p.add_argument("--dataset", help="another data set of the same kind, such as toy:layout=strip or mnist5k")
+    p.add_argument("--solved", type=Path, metavar="DIR", help="take the theories of attention from solutions saved in a directory (toy)")
     p.add_argument("--target", default="posterior", help="trained towards: clean, or posterior (the mean of x_0 given x_t)")
     p.add_argument("--rate", type=float, default=2e-3, help="learning rate")
     p.add_argument("--batch", type=int, default=128, help="images in a training step; most networks of the toy take half")
@@ -504,10 +508,14 @@ def _run(a: argparse.Namespace, out: Path) -> int:
             raise InputError(f"--models {name}", choices(models), "choose some of these")
     if a.study == "digits" and a.seeds is not None:
         raise InputError(f"--seeds {a.seeds} with digits", "no --seeds: one network of each kind is trained", "leave it out")
+    if a.study == "digits" and a.solved is not None:
+        raise InputError(f"--solved {a.solved} with digits", "no --solved: no theory of attention is needed", "leave it out")
     if a.batch < 1:
         raise InputError(f"--batch {a.batch}", "at least 1", "correct the option")
     keep_freed_memory()
     scale, device = Scale.of(a.study, a.budget, a.steps, a.seeds), find_device(a.device)
+    if a.solved is not None:
+        scale = replace(scale, theory={**scale.theory, "solved": str(a.solved)})
     _require_own(out, a.study)
     with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         job = Job(out, scale, device, a.dataset or dataset, chosen, a.target, a.rate, a.batch, stopped, progress)

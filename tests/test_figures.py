@@ -17,7 +17,7 @@ RESULTS = Results()
 
 def computed(name: str) -> Numbers:
     with torch.no_grad():
-        return import_module(f"figures.{name}").compute(RESULTS, Effort("smoke"))
+        return import_module(f"figures.{name}").compute(RESULTS, Effort("smoke", torch.device("cpu")))
 
 
 def test_black_and_white_mosaics_obey_the_majority():

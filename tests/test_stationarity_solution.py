@@ -320,3 +320,39 @@ def test_digits_are_solved_too(tmp_path):
     family = json.loads((tmp_path / "one" / "report.json").read_text())["attention"]["identity_free"]
     assert family["status"][0].startswith(("upper bound", "not certified")) and family["els_loss"][0] > 0
     shutil.rmtree(tmp_path / "one")
+
+
+def test_saved_solutions_are_taken_instead_of_solving_or_measured_beside(finished, tmp_path, capsys, monkeypatch):
+    """The same numbers as in the run that solved them; nothing is solved again."""
+    saved = finished / "attention"
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(command, "solve_attention", None)
+        assert run(*SMALL, "--families", "full", "--embedding", "4", "--solved", saved, "--out", tmp_path / "taken") in (0, 1)
+    before, after = (json.loads((p / "report.json").read_text()) for p in (finished, tmp_path / "taken"))
+    assert after["attention"]["full"] == before["attention"]["full"] | {"seconds": after["attention"]["full"]["seconds"]}
+    assert after["samples"]["full"] == before["samples"]["full"]
+    quick = ["--families", "full", "--images", "256", "--fresh", "200", "--features", "4"]
+    assert run(*SMALL, *quick, "--reference", saved, "--out", tmp_path / "beside") == 1
+    report = json.loads((tmp_path / "beside" / "report.json").read_text())
+    assert list(report["attention"]) == ["full", "full, reference"]
+    assert report["samples"]["full, reference"] == before["samples"]["full"]
+    assert [p.name for p in sorted((tmp_path / "beside" / "attention").iterdir())] == ["full.json", "full.safetensors"]
+    assert "full, reference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--families", "full", "--solved", "nowhere"], "solution nowhere/full"),
+        (["--families", "full", "--reference", "nowhere"], "without a solution of full"),
+        (["--families", "full", "--levels", "3", "--solved", "SAVED"], "with times"),
+        (["--families", "full", "--beta", "2", "--reference", "SAVED"], "with beta 1.0"),
+        (["--families", "--reference", "SAVED"], "any family"),
+    ],
+)
+def test_solutions_of_another_problem_are_refused(finished, tmp_path, capsys, arguments, words):
+    arguments = [str(finished / "attention") if a == "SAVED" else a for a in arguments]
+    assert run(*SMALL, *arguments, "--out", tmp_path / "out") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], lines
+    assert not (tmp_path / "out").exists()

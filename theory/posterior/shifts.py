@@ -41,7 +41,7 @@ def sum_shifts(
     """
     shape = x.shape[-2:]
     signal = alpha / sigma**2
-    query = rfft2(x * signal[:, None, None, None]).conj()
+    query = rfft2(x * signal[:, None, None, None]).conj_physical()
     state = State.empty(1, len(x), x[0].numel(), x.device)
     per_image = 8 * (4 * len(x) * shape.numel() + 4 * math.prod(images.shape[1:]))
     step = max(1, memory // per_image)
@@ -53,7 +53,7 @@ def sum_shifts(
         logits = irfft2(torch.einsum("bchf,nchf->bnhf", query, spectrum), shape) + offset[:, :, None, None]
         top = logits.amax((1, 2, 3))
         weights = torch.exp(logits - torch.where(top > -torch.inf, top, 0.0)[:, None, None, None])
-        mean = irfft2(torch.einsum("bnhf,nchf->bchf", rfft2(weights).conj(), spectrum), shape)
+        mean = irfft2(torch.einsum("bnhf,nchf->bchf", rfft2(weights).conj_physical(), spectrum), shape)
         sums = weights.sum((1, 2, 3)), weights.square().sum((1, 2, 3)), mean.flatten(1)
         state = state.merge(State(top[None], *(s[None] for s in sums)))
     return State(state.max - (x.square().sum((1, 2, 3)) / (2 * sigma**2))[None], state.sum, state.square, state.weighted)
