@@ -4,9 +4,9 @@ RUN = $(VENV)/bin/python
 
 .PHONY: demo figures docs test test-slow lint bench clean
 
-# The main job: every machine on the toy data, into runs/toy.
+# The main job: every machine on the toy data, a quick solve and the committed one beside it, into runs/toy.
 demo: $(VENV)/.installed
-	$(RUN) -m theory.solve --dataset toy --out runs/toy
+	$(RUN) -m theory.solve --dataset toy --reference results/toy-grid/theory/attention --out runs/toy
 
 # Every claim as a picture, from the committed results, into figures/out; open index.html there.
 figures: $(VENV)/.installed

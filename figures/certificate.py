@@ -1,4 +1,4 @@
-"""How far the solved attention scores can be trusted: convergence, and residuals against their noise."""
+"""How far the solved attention scores can be trusted: loss against images seen, challengers, and residuals."""
 
 import sys
 
@@ -10,88 +10,81 @@ from figures.command import Effort, main
 from figures.numbers import Numbers
 from figures.results import Results
 from figures.style import COLOUR, GREY, MARKER, PAGE, letter, ratio_axis
-from theory.noise import CosineSchedule
+from figures.style import TITLE as MODEL
+from theory.noise import schedule
 
 TITLE = "How far the solution can be trusted"
-FILE = "attention-128.json"  # benchmarks/attention_convergence.py
-FAMILIES = {"identity": "identity attention", "full": "full attention"}
+FAMILIES = ("identity", "full")
+STYLES = ("-", "--", "-.", ":")
+SHOWN = (0.4, 2.0)  # noise-to-signal ratios between which attention has most to say
 
 
 def compute(results: Results, effort: Effort) -> Numbers:
-    """Certificates of every level, and consistency after each enrichment."""
-    report, schedule = results.report("toy-grid", FILE), CosineSchedule()
-    ratios = [float(schedule(t)[1] / schedule(t)[0]) for t in report["times"]]
-    keys = (
-        "enriched", "limit", "limit_error", "els_loss", "loss_train", "loss_fresh", "loss_stderr",
-        "residual", "residual_floor", "heldout", "heldout_floor",
-    )  # fmt: skip
-    values = {
-        name: {
-            **{key: [c[key] for c in report["families"][name]["certificates"]] for key in keys},
-            "samples": report["families"][name]["samples"],
-            "failures": sum(len(c["failures"]) for c in report["families"][name]["certificates"]),
+    """Descents and certificates of the solved families."""
+    values = {}
+    for name in FAMILIES:
+        solution = results.report("toy-grid", f"theory/attention/{name}.json")
+        times = solution["setting"]["times"]
+        noise = schedule(solution["setting"]["schedule"])
+        keys = ("els_loss", "loss_fresh", "loss_stderr", "residual", "residual_floor", "challenges", "converged", "best_known")
+        values[name] = {
+            "ratios": [float(noise(t)[1] / noise(t)[0]) for t in times],
+            "history": solution["descent"]["history"],
+            "images": solution["setting"]["options"]["images"],
+            "features": solution["setting"]["options"]["features"],
+            "seconds": solution["descent"]["seconds"],
+            **{key: [c[key] for c in solution["certificates"]] for key in keys},
         }
-        for name in FAMILIES
-    }
-    features, iterations = report["options"]["features"], report["options"]["iterations"]
-    return Numbers({"ratios": ratios, "families": values, "features": features, "iterations": iterations})
+    return Numbers({"families": values})
 
 
 def draw(numbers: Numbers) -> Figure:
-    """Loss against effort, consistency against effort, residuals against the noise level."""
-    v = numbers.values
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 2.9), layout="constrained", width_ratios=[1.2, 1, 1.2])
-    efforts = [v["features"] // 4, v["features"] // 2, v["features"]]
-    shown = [i for i, r in enumerate(v["ratios"]) if 0.5 < r < 2]
-    for name, title in FAMILIES.items():
-        told, colour = v["families"][name], COLOUR[name]
-        for i, style in zip(shown, ("-", "--", "-."), strict=False):
-            left.plot(efforts, told["enriched"][i], style, color=colour, marker=MARKER[name])
-            if told["limit"][i] is not None:
-                left.errorbar(
-                    efforts[-1] * 1.75,
-                    told["limit"][i],
-                    yerr=told["limit_error"][i],
-                    color=colour,
-                    fmt=MARKER[name],
-                    markerfacecolor="w",
-                    capsize=2,
-                    alpha=0.9,
-                )
-        share = np.array([[100 * s[k] for k in ("consistency", "low", "high")] for s in told["samples"]])
+    """Loss against images seen; losses of challengers as shares of that of ELS; residuals against the noise level."""
+    families = numbers.values["families"]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 3.0), layout="constrained", width_ratios=[1.15, 1.15, 1])
+    for name, told in families.items():
+        colour = COLOUR[name]
+        shown = [i for i, r in enumerate(told["ratios"]) if SHOWN[0] < r < SHOWN[1]]
+        images = [h["images"] for h in told["history"]]
+        for i, style in zip(shown, STYLES, strict=False):
+            left.plot(images, [h["losses"][i] for h in told["history"]], style, color=colour)
+            for loss in _networks(told, i):
+                left.axhline(loss, color=colour, linewidth=0.6, alpha=0.5, linestyle=style)
         middle.errorbar(
-            efforts,
-            share[:, 0],
-            yerr=[share[:, 0] - share[:, 1], share[:, 2] - share[:, 0]],
-            color=colour,
-            marker=MARKER[name],
-            capsize=2,
-            label=title,
-        )
-        right.plot(v["ratios"], _visible(told["residual"]), color=colour, marker=MARKER[name])
-        right.plot(v["ratios"], _visible(told["residual_floor"]), color=colour, linestyle=":", marker=MARKER[name], markerfacecolor="w")
-    left.plot([], [], "k", linestyle="none", marker="o", markerfacecolor="w", label="extrapolated")
-    for i, style in zip(shown, ("-", "--", "-."), strict=False):
-        left.plot([], [], color="k", linestyle=style, label=rf"$\sigma_t/\alpha_t={v['ratios'][i]:.2f}$")
-    for axes in (left, middle):
-        axes.set(xscale="log", xlabel="features of a patch")
-        axes.set_xticks(efforts, [str(e) for e in efforts])
-        axes.minorticks_off()
-    left.set_xticks([*efforts, efforts[-1] * 1.75], [*map(str, efforts), r"$\infty$"])
-    left.set(ylim=(0, 1.6), ylabel="loss above the ideal score's")
-    left.legend(fontsize=6, loc="upper right", handlelength=3)
-    middle.set(ylim=(0, 100), ylabel="consistent samples (%)")
-    middle.axhline(7.7, color=GREY, linestyle="--", linewidth=0.8)
-    middle.text(efforts[0], 9, "random colours", fontsize=6, color=GREY)
-    middle.legend(fontsize=6.5, loc="upper left")
-    right.set(yscale="log", ylim=(5e-7, 1), ylabel="promised gain of a step")
+            told["ratios"], np.array(told["loss_fresh"]) / told["els_loss"], yerr=3 * np.array(told["loss_stderr"]) / told["els_loss"],
+            color=colour, marker=MARKER[name], capsize=2, label=MODEL[name],
+        )  # fmt: skip
+        for kind, style in (("independent", ":"), ("network", "none")):
+            found = [(r, c["loss"] / els) for r, els, x in zip(told["ratios"], told["els_loss"], told["challenges"], strict=True)
+                     for c in x if c["independent"] == (kind == "independent")]  # fmt: skip
+            if found:
+                middle.plot(*zip(*found, strict=True), color=colour, linestyle=style, marker="x" if kind == "network" else None)
+        right.plot(told["ratios"], _visible(told["residual"]), color=colour, marker=MARKER[name])
+        right.plot(told["ratios"], _visible(told["residual_floor"]), color=colour, linestyle=":")
+    ratios = next(iter(families.values()))["ratios"]
+    for r, style in zip([r for r in ratios if SHOWN[0] < r < SHOWN[1]], STYLES, strict=False):
+        left.plot([], [], color="k", linestyle=style, label=rf"$\sigma_t/\alpha_t={r:.2f}$")
+    left.set(xscale="log", yscale="log", xlabel="noisy images seen", ylabel="loss above the ideal score's")
+    left.legend(fontsize=6, loc="lower left", handlelength=2.6)
+    middle.plot([], [], color="k", linestyle=":", label="another start, half of everything")
+    middle.plot([], [], color="k", linestyle="none", marker="x", label="trained networks")
+    middle.axhline(1, color=GREY, linewidth=0.8, linestyle="--")
+    middle.set(ylim=(0, 1.15), ylabel="loss over that of ELS")
+    middle.legend(fontsize=6, loc="lower right")
+    right.set(yscale="log", ylabel="promised gain of a step")
     right.plot([], [], color="k", label="residual")
-    right.plot([], [], color="k", linestyle=":", marker="o", markerfacecolor="w", label="noise floor")
+    right.plot([], [], color="k", linestyle=":", label="noise floor")
     right.legend(fontsize=6.5)
-    ratio_axis(right, v["ratios"])
-    for axes, mark, title in ((left, "a", "loss, fresh images"), (middle, "b", "consistency"), (right, "c", "residual")):
+    for axes in (middle, right):
+        ratio_axis(axes, ratios)
+    for axes, mark, title in ((left, "a", "descent"), (middle, "b", "challengers"), (right, "c", "residual")):
         letter(axes, mark, title)
     return figure
+
+
+def _networks(told: dict, level: int) -> list[float]:
+    """Losses of trained networks at a level."""
+    return [c["loss"] for c in told["challenges"][level] if not c["independent"]]
 
 
 def _visible(values: list[float]) -> np.ndarray:
@@ -101,21 +94,21 @@ def _visible(values: list[float]) -> np.ndarray:
 
 def caption(numbers: Numbers) -> str:
     """What the picture shows."""
-    v = numbers.values
-    full = v["families"]["full"]
-    shares = " / ".join(f"{100 * s['consistency']:.1f}" for s in full["samples"])
+    families = numbers.values["families"]
+    full = families["full"]
+    below = [r for r, best, loss in zip(full["ratios"], full["best_known"], full["loss_fresh"], strict=True) if best < 0.98 * loss]
+    converged = "; ".join(f"{MODEL[name]}: {sum(f['converged'])} of {len(f['converged'])} levels" for name, f in families.items())
+    lower = f"Somebody lies below full attention by more than 2% at {len(below)} levels. " if below else ""
     return (
-        "The attention score has no formula: it is solved on 40,000 noisy pictures, with functions of a patch built from features that "
-        "are learned, and judged on fresh ones. "
-        f"(a) Its loss falls, where it is not yet level, as features and iterations double twice, up to {v['features']} and "
-        f"{v['iterations']}; hollow: extrapolated "
-        "to ever more, with its error. "
-        f"(b) The share of samples that obey the rule moves with it: {shares}% for full attention. The last step is small beside the "
-        "first for full attention, but not yet nothing: a solved score is an "
-        "upper bound on the optimum, and is reported as one. (c) What one more whitened gradient step promises on fresh pictures is near "
-        "what sampling noise alone would make it "
-        "seem (dotted) in the middle; a few times that, but small, at the ends. Certificates that failed: "
-        f"{sum(f['failures'] for f in v['families'].values())}."
+        "The attention score has no formula: it is found by descent on noisy pictures that are drawn fresh, with functions of a patch "
+        f"and of the noise built from learned features ({full['features']}). "
+        "(a) Its loss on the way, at noise levels where attention has most to say, over "
+        f"{full['images'] / 1e6:.2g} million pictures, each used four times; thin horizontal lines: trained networks, after 47 million. "
+        "(b) Where it ends, with three standard errors, as a share of the loss of ELS; dotted: a second descent from another start, "
+        "with half of the features and pictures; crosses: the networks. "
+        f"A level counts as converged where the second descent agrees and nobody lies below ({converged}). {lower}"
+        "(c) What one more whitened gradient step promises on fresh pictures, beside what sampling noise alone would make it seem "
+        "(dotted). Every loss is an upper bound on the optimum."
     )
 
 
