@@ -139,36 +139,31 @@ class SolvedScore(Denoiser):
                 f"time t of shape {tuple(alpha.shape)} for {len(x_t)} images", f"shape () or ({len(x_t)},)", "pass one for all or one each"
             )
         alpha, sigma = (c.expand(len(x_t)) for c in (alpha, sigma))
-        distinct, group = torch.unique(torch.stack([alpha, sigma]), dim=1, return_inverse=True)
         pixels = x_t.shape[2] * x_t.shape[3]
         batch = max(1, int(self.memory / 8 / 8 / pixels**2))
-        parts, order = [], []
-        for number in range(distinct.shape[1]):
+        parts = [self._part(*piece, attention) for piece in zip(x_t.split(batch), alpha.split(batch), sigma.split(batch), strict=True)]
+        return Split(*(torch.cat(field) if field[0] is not None else None for field in zip(*parts, strict=True)))
+
+    def _part(self, x_t: Images, alpha: Tensor, sigma: Tensor, attention: bool) -> tuple:
+        u, els, mean = self.basis(x_t, alpha, sigma)
+        h, out, between = torch.empty_like(els), torch.empty_like(els), els.new_empty(*els.shape[:2], els.shape[1])
+        levels, group = torch.unique(torch.stack([alpha, sigma]), dim=1, return_inverse=True)
+        for number, (a, s) in enumerate(levels.T):  # images at one level share their functions
             rows = (group == number).nonzero()[:, 0]
-            order.append(rows)
-            point = self._point(*distinct[:, number], x_t)
-            parts += [self._part(x_t[r], alpha[r], sigma[r], point, attention) for r in rows.split(batch)]
-        back = torch.cat(order).argsort()
-        return Split(*(torch.cat(field)[back] if field[0] is not None else None for field in zip(*parts, strict=True)))
+            roles = self._model.roles(self._point(a, s, u), Draws(u, els, els).part(rows))
+            output = forward(roles, self.setting.head)
+            h[rows], out[rows], between[rows] = roles.h, output.out, output.alpha
+        slope = self._slope(alpha, sigma).reshape(-1, 1, 1)
+        local, context = mean + slope * (h - els).double(), slope * (out - h).double()
+        back = self.basis.order.argsort().to(x_t.device)
+        attended = between[:, back][:, :, back].to(x_t) if attention else None
+        return self.basis.image(local).to(x_t), self.basis.image(context).to(x_t), attended
 
     def _point(self, alpha: Tensor, sigma: Tensor, like: Tensor) -> Point:
         """The functions at a noise level."""
         unit = units(self.setting.options.prediction, alpha, sigma)
         net, coefficients = self._curve.at((sigma / alpha).log()[None], unit[None], like)
         return Point(Net(*(x[0] for x in net)), coefficients[0])
-
-    def _part(self, x_t: Images, alpha: Tensor, sigma: Tensor, point: Point, attention: bool) -> tuple:
-        u, els, mean = self.basis(x_t, alpha, sigma)
-        slope = self._slope(alpha, sigma).reshape(-1, 1, 1)
-        roles = self._model.roles(point, Draws(u, els, els))
-        output = forward(roles, self.setting.head)
-        local = mean + slope * (roles.h - els).double()
-        context = slope * (output.out - roles.h).double()
-        between = None
-        if attention:
-            back = self.basis.order.argsort().to(x_t.device)
-            between = output.alpha[:, back][:, :, back].to(x_t)
-        return self.basis.image(local).to(x_t), self.basis.image(context).to(x_t), between
 
     def _slope(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Derivative of the posterior mean by the output; above the highest level it fades."""
