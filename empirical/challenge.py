@@ -43,6 +43,7 @@ FORMAT = "empirical.challenge/1"
 ENDS = (0.1, 10.0)  # sigma / alpha that is tried beside the levels
 SAME = 1e-6  # relative difference of two ratios that are one
 OFF = 1_000_000  # first number of the seeds of images between the levels: none of the solver's
+AGREE = 1e-3  # relative difference from a certificate's loss, on its own images, that rounding may make
 MOST = 10**9  # images
 Device = str | torch.device
 
@@ -125,12 +126,14 @@ def challenge(
         What is written as JSON: ``challengers.<name>`` with ``outside`` (why it is not of the family, or empty), ``independent`` and
         ``note``; and ``levels``, a list with ``ratio``, ``t``, ``knot``, ``seed``, ``loss`` and ``stderr`` of the solution, ``els_loss``,
         ``negligible``, ``challengers.<name>`` (``loss``, ``stderr``, ``below``, ``below_stderr``, ``lower``), ``lowest``, the member that
-        lies below by most, or None, and ``verdict`` in words; ``refuted`` where there is such a one at any ratio.
+        lies below by most, or None, ``verdict`` in words, and ``certified``, the loss that the certificate has on the same images, or
+        None; ``refuted`` where there is such a one at any ratio.
 
     Raises:
         InputError: If a challenger has another noise schedule, a number does not fit, or a loss is not finite.
     """
-    fresh = solution.setting.options.fresh if fresh is None else fresh
+    own = solution.setting.options.fresh
+    fresh = own if fresh is None else fresh
     if not 100 <= fresh <= MOST:
         raise InputError(f"fresh {fresh}", f"100 to {MOST}", "correct the option")
     where = places(solution, ratios)
@@ -150,7 +153,8 @@ def challenge(
         level = Level.of(source, place.t, fresh, place.seed)
         mine = _losses("the solution", solution, level, place)
         losses = {name: _losses(f"challenger {name!r}", model, level, place) for name, model in challengers.items()}
-        levels.append(_measured(place, level, mine, losses, members))
+        certified = None if place.knot is None or fresh != own else solution.certificates[place.knot]["loss_fresh"]
+        levels.append({**_measured(place, level, mine, losses, members), "certified": certified})
         if progress:
             progress.advance(task)
     setting, options = solution.setting, solution.setting.options
@@ -236,6 +240,15 @@ def challenged(solution: SolvedScore, report: dict, names: Mapping[str, str]) ->
     return certificates
 
 
+def changed(report: dict) -> str:
+    """Where the solution's loss is not that of its certificate on the same images, in words; empty if nowhere."""
+    for x in report["levels"]:
+        c = x["certified"]
+        if c is not None and abs(x["loss"] - c) > AGREE * c + x["negligible"]:
+            return f"the solution has loss {x['loss']:.4f} at sigma/alpha {x['ratio']:.3f}, and {c:.4f} in its certificate"
+    return ""
+
+
 def table(report: dict) -> Table:
     """Losses of the solution and of each challenger at each ratio, and the verdict there."""
     unit = {"sample": "", "epsilon": " (of epsilon, as it is predicted)", "score": " (of the score, as it is predicted)"}
@@ -274,6 +287,8 @@ def verdicts(report: dict) -> list[str]:
             lines.append(f"{name}: not of the family ({told['outside']}): shown, but left out of verdict and certificates")
         elif told["note"]:
             lines.append(f"{name}: of the family but for {told['note']}")
+    if changed(report):
+        lines.append(f"{changed(report)}: the same images, but other coordinates; compare with the threads and versions it was solved with")
     below = [x for x in report["levels"] if x["lowest"]]
     count = len(report["levels"])
     if below:
@@ -338,6 +353,10 @@ def _run(a: argparse.Namespace) -> int:
     members = [name for name, told in report["challengers"].items() if not told["outside"]]
     report["updated"] = bool(a.update and members)
     if report["updated"]:
+        if changed(report):
+            raise InputError(
+                changed(report), "the same", "update with the threads (OMP_NUM_THREADS), device and versions it was solved with"
+            )
         solution.certificates = challenged(solution, report, names)
         solution.save(a.solution)
     if a.out is not None:

@@ -280,6 +280,18 @@ def test_update_rewrites_the_certificates(saved, good, capsys):
     assert (saved / "bad.safetensors").read_bytes() == before and not again.converged
 
 
+def test_a_solution_that_is_not_as_certified_is_told_and_not_updated(saved, capsys):
+    """A certificate of other numbers: coordinates that came out differently here would look like this."""
+    content = json.loads((saved / "bad.json").read_text())
+    content["certificates"][1]["loss_fresh"] *= 1.01
+    (saved / "bad.json").write_text(json.dumps(content))
+    files = {f: f.read_bytes() for f in saved.iterdir()}
+    names = ["--challengers", "equivariant_local", "--ratios", str(places(SolvedScore.load(saved / "bad", STRIP))[3].ratio)]
+    assert run(saved, "bad", *names) == 1 and "in its certificate" in capsys.readouterr().out
+    assert run(saved, "bad", *names, "--update") == 2 and "in its certificate" in capsys.readouterr().err
+    assert {f: f.read_bytes() for f in saved.iterdir()} == files
+
+
 def test_status_after_an_update_says_who_lies_below(good, bad):
     holds = [{**c, "failures": []} for c in bad.certificates]  # as if ELS, which it contains, had not been looked at
     solution = SolvedScore(STRIP, bad.setting, bad.points, holds)
