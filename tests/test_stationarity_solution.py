@@ -101,7 +101,7 @@ def test_one_time_for_each_image_whatever_the_batch(solved):
     together = solved.denoise(x_t, t)
     alone = torch.cat([solved.denoise(x_t[i : i + 1], t[i]) for i in range(5)])
     assert_close(together, alone, atol=1e-9)
-    small = SolvedScore(STRIP, solved.setting, solved.points, solved.certificates, memory=2**24)
+    small = SolvedScore(STRIP, solved.setting, solved.points, solved.certificates, solved.basis.clusters, memory=2**24)
     assert_close(small.denoise(x_t, t), together, atol=1e-9)
 
 
@@ -140,6 +140,7 @@ def test_saved_and_loaded_it_is_the_same(solved, tmp_path):
     again = SolvedScore.load(tmp_path / "deep" / "full", load("toy:layout=strip"))
     x_t = noise((2, 3, 2, 4), seed=9)
     assert torch.equal(again.denoise(x_t, 0.4), solved.denoise(x_t, 0.4))
+    assert all(torch.equal(a, b) for a, b in zip(again.basis.clusters, solved.basis.clusters, strict=True))
     assert again.setting == solved.setting and again.certified == solved.certified
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["full.json", "full.safetensors"]
 
@@ -153,6 +154,9 @@ def damage(path, kind: str) -> None:
     elif kind == "a tensor short":
         tensors = load_file(path.with_name("full.safetensors"))
         save_file({k: v for k, v in tensors.items() if k != "0.second"}, path.with_name("full.safetensors"))
+    elif kind == "a class short":
+        tensors = load_file(path.with_name("full.safetensors"))
+        save_file({k: v for k, v in tensors.items() if k != "clusters.1"}, path.with_name("full.safetensors"))
     elif kind in ("a level short", "a certificate short", "no data"):
         content = json.loads(path.with_name("full.json").read_text())
         if kind == "a level short":
@@ -169,7 +173,8 @@ def damage(path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", "truncated", "a tensor short", "a level short", "a certificate short", "no data", "foreign", "not json"]
+    "kind",
+    ["missing", "truncated", "a tensor short", "a class short", "a level short", "a certificate short", "no data", "foreign", "not json"],
 )
 def test_damaged_files_are_refused(solved, tmp_path, kind):
     solved.save(tmp_path / "full")

@@ -100,6 +100,28 @@ def test_coordinates_do_not_depend_on_the_batch():
         assert_close(a[3:4], b, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["toy:layout=strip", "digits"])
+def test_coordinates_do_not_depend_on_how_variances_are_told_apart(name, monkeypatch):
+    """Principal directions with other signs, as another machine may find them: few distinct patches, and many.
+
+    Where clusters are fitted (digits) these may be others; with those of the first basis nothing changes.
+    """
+    data = load(name)
+    size = (3, 1) if data.rule else (3, 3)
+    x_t = noise((2, *data.images.shape[1:]), seed=4)
+    basis = LocalBasis(data, size, "zeros")
+    before, eigh = basis(x_t, *coefficients(0.5, 2)), torch.linalg.eigh
+
+    def flipped(matrix: torch.Tensor):
+        values, vectors = eigh(matrix)
+        return values, vectors * torch.where(torch.arange(len(values)) % 2 == 0, 1.0, -1.0).double()
+
+    monkeypatch.setattr(torch.linalg, "eigh", flipped)
+    for clusters in (None, basis.clusters) if data.rule else (basis.clusters,):
+        again = LocalBasis(data, size, "zeros", clusters=clusters)
+        assert_close(again(x_t, *coefficients(0.5, 2)).u, before.u, atol=1e-9)
+
+
 # Learned functions -------------------------------------------------------------------------------
 
 CLASSES = torch.tensor([0, 1, 1, 1])

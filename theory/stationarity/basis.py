@@ -85,6 +85,8 @@ class LocalBasis:
         prediction: ``"sample"``, ``"epsilon"`` or ``"score"``.
         seed: Seed of clusters and of held-out features.
         memory: Working memory in bytes.
+        clusters: Centres of the clusters of each class as patches, as another basis has them in its `clusters`; made if None. A solution
+            keeps those it was made with: it knows a cluster by its number.
 
     Attributes:
         sites: The classes of pixels.
@@ -94,17 +96,33 @@ class LocalBasis:
     """
 
     def __init__(
-        self, data: ImageSet, patch_size: Size, border: str, prediction: str = "sample", seed: int = 0, memory: int = 2**29
+        self,
+        data: ImageSet,
+        patch_size: Size,
+        border: str,
+        prediction: str = "sample",
+        seed: int = 0,
+        memory: int = 2**29,
+        clusters: list[Tensor] | None = None,
     ) -> None:
         height, width = data.images.shape[-2:]
         self.shape = tuple(data.images.shape[1:])
         self.prediction = check_prediction(prediction)
         self.sites = all_sites(height, width, patch_size, check_border(border))
-        self._parts = [Coordinates(data, s, patch_size, prediction, (seed, i), memory) for i, s in enumerate(self.sites)]
+        given = clusters or [None] * len(self.sites)
+        self._parts = [
+            Coordinates(data, s, patch_size, prediction, (seed, i), memory, c)
+            for i, (s, c) in enumerate(zip(self.sites, given, strict=True))
+        ]
         self.order = torch.cat([s.numbers(height, width) for s in self.sites])
         self.classes = torch.repeat_interleave(torch.tensor([s.count for s in self.sites]))
         self.size = self._parts[0].size
         self._draws = torch.from_numpy(np.random.default_rng((seed, 0)).standard_normal((1 + self.size, HELD_OUT)))
+
+    @property
+    def clusters(self) -> list[Tensor]:
+        """Centres of the clusters of each class as patches, with shape ``(K, d)``."""
+        return [p.clusters for p in self._parts]
 
     def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> Told:
         """What patches tell at coefficients of shape ``(B,)``."""
@@ -153,12 +171,21 @@ class Patches:
 class Coordinates:
     """Coordinates and ELS of one class of pixels."""
 
-    def __init__(self, data: ImageSet, sites: Sites, size: Size, prediction: str, seed: tuple[int, int], memory: int) -> None:
+    def __init__(
+        self,
+        data: ImageSet,
+        sites: Sites,
+        size: Size,
+        prediction: str,
+        seed: tuple[int, int],
+        memory: int,
+        clusters: Tensor | None = None,
+    ) -> None:
         self.sites, self.prediction, self.memory = sites, prediction, memory
         self.channels = data.images.shape[1]
         self._data = data
         self._sources: dict[tuple, KeySource] = {}
-        self.clean = self._describe(seed)
+        self.clean = self._describe(seed, clusters)
         self.rank = min(DIRECTIONS, len(self.clean.scales))
         height, width = sites.block.window
         above, left = size[0] // 2 - sites.block.above, size[1] // 2 - sites.block.left
@@ -172,7 +199,7 @@ class Coordinates:
         images = images.double()
         return self.sites.patches(images).flatten(0, 1), self.sites.centres(images).flatten(0, 1)
 
-    def _describe(self, seed: tuple[int, int]) -> Patches:
+    def _describe(self, seed: tuple[int, int], clusters: Tensor | None) -> Patches:
         """Moments over all patches, piece by piece, and clusters."""
         data, mean, square = self._data, 0.0, 0.0
         count = math.ceil(PIECE / data.images[0].numel() / self.sites.count)
@@ -186,18 +213,24 @@ class Coordinates:
         directions = directions[:, kept]
         height, width = self.sites.block.window
         centre = torch.arange(self.channels) * height * width + self.sites.block.above * width + self.sites.block.left
-        return Patches(mean, directions, variances[kept].sqrt(), centre, self._clusters(mean, directions, seed))
+        self.clusters = self._clusters(mean, directions, seed) if clusters is None else clusters.to(mean)
+        return Patches(mean, directions, variances[kept].sqrt(), centre, (self.clusters - mean) @ directions)
 
     def _clusters(self, mean: Tensor, directions: Tensor, seed: tuple[int, int]) -> Tensor:
-        """Distinct clean patches if they are few, else centres of clusters of (at most `DRAWN`) patches."""
+        """Distinct clean patches if they are few, else centres of clusters of (at most `DRAWN`) patches, as patches.
+
+        In the order of their pixels: coordinates along principal directions have signs, and more where variances are equal, that
+        differ from one machine to another.
+        """
         rng = np.random.default_rng((*seed, 1))
         count = max(1, DRAWN // self.sites.count)
         some = self._data.images if len(self._data) <= count else self._data.images[rng.permutation(len(self._data))[:count]]
-        projected = ((self._rows(some)[0] - mean) @ directions).numpy()
-        distinct = np.unique(projected.round(6), axis=0)
-        if len(distinct) > CLUSTERS:
-            distinct = KMeans(CLUSTERS, n_init=1, random_state=int(rng.integers(2**31))).fit(distinct).cluster_centers_
-        return torch.from_numpy(np.ascontiguousarray(distinct))
+        distinct = np.unique(self._rows(some)[0].numpy().round(6), axis=0)
+        if len(distinct) <= CLUSTERS:
+            return torch.from_numpy(distinct)
+        projected = (distinct - mean.numpy()) @ directions.numpy()
+        found = KMeans(CLUSTERS, n_init=1, random_state=int(rng.integers(2**31))).fit(projected).cluster_centers_
+        return mean + torch.from_numpy(found) @ directions.T
 
     def source(self, like: Tensor) -> KeySource:
         """Clean patches in coordinates along the directions, carrying psi; merged and kept where they fit."""

@@ -145,7 +145,7 @@ class Plan:
         best = solved.best
         descent = {"history": best.history, "steps": best.steps, "seconds": best.seconds, "printed": solved.printed}
         certificates = [c.asdict() for c in solved.certificates]
-        return SolvedScore(self.data, setting, best.points, certificates, descent, self.schedule, self.memory)
+        return SolvedScore(self.data, setting, best.points, certificates, solved.clusters, descent, self.schedule, self.memory)
 
 
 def _run(name: str, descent: Descent, store: Store, report: Report) -> Found:

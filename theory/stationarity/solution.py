@@ -28,6 +28,7 @@ from theory.stationarity.curve import Curve, units
 from theory.stationarity.equations import Head, forward
 from theory.stationarity.families import Family, family
 from theory.stationarity.learned import Draws, Model, Net, Point
+from theory.stationarity.sites import all_sites
 from theory.stationarity.solver import Options
 from theory.types import BatchLabels, Float, Images, Times
 
@@ -74,6 +75,7 @@ class SolvedScore(Denoiser):
         setting: What was solved.
         points: The solution at each level.
         certificates: The certificate of each level, as JSON values.
+        clusters: Clusters of the basis it was solved in (`LocalBasis.clusters`); made anew if None.
         descent: How the solution was found, as JSON values: images and losses on the way (``history``), ``steps``, ``seconds``,
             and at each level what the printed equation misses (``printed``).
         noise: The noise schedule, where it is not the one of that name with its default parameters.
@@ -86,6 +88,7 @@ class SolvedScore(Denoiser):
         setting: Setting,
         points: list[Point],
         certificates: list[dict],
+        clusters: list[Tensor] | None = None,
         descent: dict | None = None,
         noise: Schedule | None = None,
         memory: int = MEMORY,
@@ -95,7 +98,7 @@ class SolvedScore(Denoiser):
         self.family: Family = family(setting.family)
         self.memory = memory
         options = setting.options
-        self.basis = LocalBasis(data, setting.patch_size, setting.border, options.prediction, options.seed, memory)
+        self.basis = LocalBasis(data, setting.patch_size, setting.border, options.prediction, options.seed, memory, clusters)
         self._model = Model(self.family, setting.head, self.basis.classes, data.images.shape[1], options.embedding)
         alpha, sigma = self.schedule(torch.tensor(setting.times, dtype=torch.float64))
         self._curve = Curve(self._model, points, (sigma / alpha).log(), units(options.prediction, alpha, sigma))
@@ -187,6 +190,7 @@ class SolvedScore(Denoiser):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"{i}.{name}": x for i, point in enumerate(self.points) for name, x in point.tensors().items()}
+        tensors |= {f"clusters.{i}": x for i, x in enumerate(self.basis.clusters)}
         write_tensors(path.with_name(path.name + ".safetensors"), tensors)
         content = {
             "format": FORMAT,
@@ -218,8 +222,11 @@ class SolvedScore(Denoiser):
             tensors = load_file(path.with_name(path.name + ".safetensors"))
             fields, told, certificates, descent = (content[key] for key in ("setting", "data", "certificates", "descent"))
             setting = Setting(**{**fields, "patch_size": tuple(fields["patch_size"]), "options": Options(**fields["options"])})
-            if not len(certificates) == len(setting.times) == len(tensors) / len(NAMES):
+            clusters = [tensors[f"clusters.{i}"] for i in range(sum(name.startswith("clusters.") for name in tensors))]
+            if not len(certificates) == len(setting.times) == (len(tensors) - len(clusters)) / len(NAMES):
                 raise ValueError("levels")
+            if len(clusters) != len(all_sites(*data.images.shape[-2:], setting.patch_size, setting.border)):
+                raise ValueError("classes")
             points = [Point.of({name: tensors[f"{i}.{name}"] for name in NAMES}) for i in range(len(setting.times))]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise InputError(
@@ -231,4 +238,4 @@ class SolvedScore(Denoiser):
                 "the training set it was solved for",
                 "load that data set",
             )
-        return cls(data, setting, points, certificates, descent, noise, memory)
+        return cls(data, setting, points, certificates, clusters, descent, noise, memory)

@@ -130,11 +130,13 @@ class Solved:
         best: The lowest of the descents.
         certificates: Of each knot.
         printed: For the literal family, how much the printed equation misses at each knot (`printed_gap`).
+        clusters: Those of the basis (`LocalBasis.clusters`).
     """
 
     best: Found
     certificates: list[Certificate]
     printed: list[float | None]
+    clusters: list[Tensor] = field(repr=False)
 
 
 Run = Callable[[str, Descent], Found]
@@ -261,7 +263,8 @@ class Solver:
                 certificates[name].append(certify(level, model, best.points[knot], best.steps, contained, tried))
                 gaps[name].append(printed_gap(model, best.points[knot], level) if name == "literal" else None)
             report(knot)
-        return {name: Solved(found[name][0], certificates[name], gaps[name]) for name in found}
+        clusters = self.source.basis.clusters
+        return {name: Solved(found[name][0], certificates[name], gaps[name], clusters) for name in found}
 
 
 def silenced(model: Model, point: Point) -> Point:
