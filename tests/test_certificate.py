@@ -2,19 +2,26 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from figures.results import COMMITTED
 from theory.data import load
+from theory.machines import Ideal
 from theory.noise import CosineSchedule
-from theory.stationarity import FAMILIES, Options, Plan
+from theory.stationarity import FAMILIES, Options, Plan, SolvedScore
+from theory.stationarity.basis import LocalBasis
 from theory.stationarity.certificate import Certificate, Challenge, certify
 from theory.stationarity.equations import Head
-from theory.stationarity.learned import Model
+from theory.stationarity.fresh import Source
+from theory.stationarity.learned import Model, Net, Point
 from theory.stationarity.level import Level
 from theory.stationarity.solver import silenced
 
+DATA = Path(__file__).parent / "data"
 SCHEDULE = CosineSchedule()
 STRIP = load("toy:layout=strip")
 
@@ -94,3 +101,23 @@ def test_a_local_optimum_does_not_pass():
     assert not refuted.converged and "network lies" in refuted.status
     assert not certify(level, model, stuck, 10_000, {}, {"solve 2": lower}).converged
     assert certify(level, model, point, 10_000, {}, {"solve 2": lower}).converged
+
+
+def test_the_solution_of_a_solver_on_fixed_images_does_not_pass():
+    """`full`, 128 features, descended on 40,000 fixed images a level: its own doublings called it converged at sigma/alpha .821.
+
+    Numbers are kept in half precision, which changes its loss there (.40) by less than .001. The challenger is the committed
+    solution; each is given the coordinates it was solved in.
+    """
+    tensors = {name: x.double() for name, x in load_file(DATA / "full-40000.safetensors").items()}
+    data = load("toy")
+    best = SolvedScore.load(COMMITTED / "toy-grid" / "theory" / "attention" / "full", data)
+    basis = LocalBasis(data, (5, 5), "zeros", clusters=[tensors[f"clusters.{i}"] for i in range(20)])
+    source = Source(data, SCHEDULE, basis, Ideal(data, SCHEDULE), torch.float32, torch.device("cpu"))
+    model = Model(FAMILIES["full"], Head(), basis.classes, 3, 32)
+    for number in (3, 5):
+        point = Point.of({name: tensors[f"{number}.{name}"].float() for name in (*Net._fields, "coefficients")})
+        level = Level.of(source, (number + 0.5) / 8, 1000, (7, number))
+        other = level.losses(best.denoise(level.x_t, level.t))
+        made = certify(level, model, point, 4000, {}, {"solve 2": other})
+        assert made.holds and not made.converged and "solve 2 lies" in made.status, made.status
