@@ -6,7 +6,7 @@ RUN = $(VENV)/bin/python
 
 # The main job: every machine on the toy data, a quick solve and the committed one beside it, into runs/toy.
 demo: $(VENV)/.installed
-	$(RUN) -m theory.solve --dataset toy --reference results/toy-grid/theory/attention --out runs/toy
+	$(RUN) -m theory.solve --dataset toy --reference results/toy-grid/theory/attention/full --out runs/toy
 
 # Every claim as a picture, from the committed results, into figures/out; open index.html there.
 figures: $(VENV)/.installed

@@ -125,7 +125,7 @@ class Scale:
         if full:
             theory = {"levels": 8, "quality": "full"}
         else:
-            theory = {"levels": 3, "images": max(5000, round(100_000 * budget)), "fresh": 500, "features": 16}
+            theory = {"levels": 3, "images": max(5000, round(60_000 * budget)), "fresh": 500, "features": 16}
         return cls(
             budget, steps, seeds, max(100, round(2000 * share)), max(200, round(4000 * share)),
             50 if full else 10, 1000 if full else 100, theory,

@@ -20,7 +20,7 @@ REFERENCE = {
 def test_losses_on_the_strip_are_at_or_below_the_reference():
     data, schedule = load("toy:layout=strip"), CosineSchedule()
     times = tuple(float(schedule.time(ratio)) for ratio in REFERENCE)
-    options = Options(images=250_000, fresh=3000)
+    options = Options(images=150_000, fresh=3000)
     plan = Plan(data, schedule, ("identity", "identity_free", "full"), times, (3, 1), options=options)
     solved = plan.solve()
     for number, losses in enumerate(REFERENCE.values()):

@@ -337,7 +337,7 @@ def test_saved_solutions_are_taken_instead_of_solving_or_measured_beside(finishe
     assert after["attention"]["full"] == before["attention"]["full"] | {"seconds": after["attention"]["full"]["seconds"]}
     assert after["samples"]["full"] == before["samples"]["full"]
     quick = ["--families", "full", "--images", "256", "--fresh", "200", "--features", "4"]
-    assert run(*SMALL, *quick, "--reference", saved, "--out", tmp_path / "beside") == 1
+    assert run(*SMALL, *quick, "--reference", saved / "full", "--out", tmp_path / "beside") == 1
     report = json.loads((tmp_path / "beside" / "report.json").read_text())
     assert list(report["attention"]) == ["full", "full, reference"]
     assert report["samples"]["full, reference"] == before["samples"]["full"]
@@ -349,14 +349,14 @@ def test_saved_solutions_are_taken_instead_of_solving_or_measured_beside(finishe
     ("arguments", "words"),
     [
         (["--families", "full", "--solved", "nowhere"], "solution nowhere/full"),
-        (["--families", "full", "--reference", "nowhere"], "without a solution of full"),
+        (["--families", "full", "--reference", "nowhere/full"], "solution nowhere/full"),
         (["--families", "full", "--levels", "3", "--solved", "SAVED"], "with times"),
-        (["--families", "full", "--beta", "2", "--reference", "SAVED"], "with beta 1.0"),
-        (["--families", "--reference", "SAVED"], "any family"),
+        (["--families", "full", "--beta", "2", "--reference", "SAVED/full"], "with beta 1.0"),
+        (["--families", "--reference", "SAVED/full"], "without a family"),
     ],
 )
 def test_solutions_of_another_problem_are_refused(finished, tmp_path, capsys, arguments, words):
-    arguments = [str(finished / "attention") if a == "SAVED" else a for a in arguments]
+    arguments = [a.replace("SAVED", str(finished / "attention")) for a in arguments]
     assert run(*SMALL, *arguments, "--out", tmp_path / "out") == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], lines

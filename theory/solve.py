@@ -53,7 +53,7 @@ class Config:
     machines: tuple[str, ...] = CHEAP
     families: tuple[str, ...] | None = None
     solved: str | None = None
-    reference: str | None = None
+    reference: tuple[str, ...] = ()
     prediction: str = Options.prediction
     strength: float = Options.strength
     beta: float = Options.beta
@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         f"{' '.join(DEFAULT)} where there is a rule to check, else none, if not given",
     )
     p.add_argument("--solved", metavar="DIR", help="take these families from solutions saved in a directory instead of solving")
-    p.add_argument("--reference", metavar="DIR", help="measure solutions saved in a directory too, beside those of this run")
+    p.add_argument("--reference", nargs="+", default=d.reference, metavar="PATH", help="measure saved solutions too, such as DIR/full")
     p.add_argument("--prediction", default=d.prediction, help=f"what attention networks predict: {', '.join(PREDICTIONS)}")
     p.add_argument("--strength", type=float, default=d.strength, metavar="LAMBDA", help="strength lambda of the attention")
     p.add_argument("--beta", type=float, default=d.beta, help="inverse temperature of the attention")
@@ -261,20 +261,13 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     size = one_size(local["patch_size"]) if families else None
     plan = Plan(data, noise, families, tuple(times), size, config.border, solver, dtype, where, memory << 20) if families else None
     solved = {} if config.solved is None or plan is None else _taken(config.solved, families, plan)
-    names = tuple(f.name for f in plan.families) if plan else ()
-    reference = {} if config.reference is None else _taken(config.reference, _saved(config.reference, names), plan)
+    _require(not config.reference or plan is not None, "--reference without a family to solve", "saved solutions of what is solved")
+    reference = {k: x for path in config.reference for k, x in _taken(Path(path).parent, (Path(path).name,), plan).items()}
     beside = {f"{name}{REFERENCE}": solution for name, solution in reference.items()}
     return Task(config, data, noise, times, machines, plan, solved, beside, where, dtype, memory << 20, distributed)
 
 
-def _saved(path: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of some families that are saved in a directory."""
-    found = tuple(name for name in names if (Path(path) / f"{name}.json").is_file())
-    _require(bool(found), f"directory {path} without a solution of {', '.join(names) or 'any family'}", "solutions of what is solved")
-    return found
-
-
-def _taken(path: str, names: tuple[str, ...], plan: Plan) -> dict[str, SolvedScore]:
+def _taken(path: str | Path, names: tuple[str, ...], plan: Plan) -> dict[str, SolvedScore]:
     """Saved solutions, which must be of the same problem."""
     loaded = {name: SolvedScore.load(Path(path) / name, plan.data, plan.schedule, plan.memory) for name in names}
     for name, solution in loaded.items():

@@ -35,7 +35,7 @@ WATCHED = 500  # images of each knot that progress is told from, and starts are 
 
 # How much is put into a solve. "quick" shows the effect in minutes, "full" is as good as we know how to.
 QUALITIES = {
-    "quick": {"features": 64, "images": 100_000},
+    "quick": {"features": 64, "images": 60_000},
     "standard": {"features": 64, "images": 600_000, "challenge": True},
     "full": {"features": 128, "images": 2_400_000, "challenge": True, "fresh": 10_000},
 }
@@ -64,7 +64,7 @@ class Options:
     beta: float = 1.0
     embedding: int = 32
     features: int = 64
-    images: int = 100_000
+    images: int = 60_000
     challenge: bool = False
     fresh: int = 3000
     seed: int = 0
