@@ -32,7 +32,6 @@ def compute(results: Results, effort: Effort) -> Numbers:
             "history": solution["descent"]["history"],
             "images": solution["setting"]["options"]["images"],
             "features": solution["setting"]["options"]["features"],
-            "seconds": solution["descent"]["seconds"],
             **{key: [c[key] for c in solution["certificates"]] for key in keys},
         }
     return Numbers({"families": values})

@@ -89,16 +89,24 @@ class Range:
         negligible = NOTHING * float(mean @ source.data.weights / source.data.weights.sum())
         return cls(times, loss / units(source.basis.prediction, *source.schedule(times)).square(), negligible)
 
+    def at(self, t: float) -> "Range":
+        """That of a single level."""
+        here = torch.tensor([t], dtype=torch.float64)
+        return Range(here, self.els_at(here), self.negligible)
+
+    def els_at(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Loss of ELS, of the posterior mean, linear between the levels where it was measured."""
+        return torch.from_numpy(np.interp(t.numpy(), self.times.numpy(), self.els.numpy()))
+
     def open(self, share: float) -> tuple[float, float]:
-        """Lowest and highest open time after a share of the steps."""
+        """Lowest and highest open time after a share of the opening."""
         low, high = float(self.times[0]), float(self.times[-1])
-        peak, reach = float(self.times[int(self.els.argmax())]), min(1.0, max(FIRST, share / OPENING))
+        peak, reach = float(self.times[int(self.els.argmax())]), min(1.0, max(FIRST, share))
         return peak + (low - peak) * reach, peak + (high - peak) * reach
 
     def weights(self, t: Float[Tensor, " G"]) -> Float[Tensor, " G"]:
         """What a loss of the posterior mean counts at these times."""
-        els = torch.from_numpy(np.interp(t.numpy(), self.times.numpy(), self.els.numpy()))
-        return 1 / (els + FLOOR * self.els.max() + self.negligible)
+        return 1 / (self.els_at(t) + FLOOR * self.els.max() + self.negligible)
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,8 @@ class Task:
         seed: Seed of everything random.
         sharper: By how much attention is sharpened before a hard head's argmax takes its place.
         softened: Share of the steps in which it has not; 0 for a soft head, which stays as it is.
+        rate: Of Adam.
+        opening: Share of the steps until all levels are open; 0 where they are from the start.
     """
 
     model: Model
@@ -124,6 +134,8 @@ class Task:
     seed: tuple[int, ...]
     sharper: float = 1.0
     softened: float = 0.0
+    rate: float = RATE
+    opening: float = OPENING
 
     def head(self, share: float) -> Head:
         """The head after a share of the steps."""
@@ -155,7 +167,7 @@ class Descent:
         shared = numbers.mean(0, keepdim=True)
         self.theta = torch.cat([shared, numbers - shared]).requires_grad_(True)
         self.average = self.theta.detach().clone()
-        self.adam = torch.optim.Adam([self.theta], lr=RATE, betas=BETAS, fused=True)
+        self.adam = torch.optim.Adam([self.theta], lr=task.rate, betas=BETAS, fused=True)
 
     @property
     def prediction(self) -> str:
@@ -205,7 +217,7 @@ class Descent:
         seed, (count, steps) = (*self.task.seed, number), self.task.pools
         share = number / count
         rng = np.random.default_rng((*seed, 0))
-        low, high = self.task.levels.open(1.0 if self.task.softened else share)
+        low, high = self.task.levels.open(share / self.task.opening if self.task.opening else 1.0)
         places = (np.arange(GROUPS)[:, None] + rng.random((GROUPS, steps))) / GROUPS
         times = torch.from_numpy(low + (high - low) * places.flatten())
         groups = self.task.source.groups(times, IMAGES, (*seed, 1))
@@ -218,12 +230,14 @@ class Descent:
             self._watch()
 
     def _step(self, groups: Groups) -> None:
+        if len(self.task.times) == 1:
+            groups = groups.together()  # all at one level, with the same functions
         weights = self.task.levels.weights(groups.t).to(self.theta)
         value = (self.loss(self.theta, groups).mean(1) * weights).mean()
         self.adam.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_([self.theta], CLIP)
-        self.adam.param_groups[0]["lr"] = RATE * self._rate()
+        self.adam.param_groups[0]["lr"] = self.task.rate * self._rate()
         self.adam.step()
         self.step += 1
         with torch.no_grad():

@@ -32,6 +32,10 @@ class Groups(NamedTuple):
     draws: Draws
     t: Float[Tensor, " G"]
 
+    def together(self) -> "Groups":
+        """One group of all images, where all are at one time."""
+        return Groups(Draws(*(x.flatten(0, 1)[None] for x in vars(self.draws).values())), self.t[:1])
+
     def part(self, rows: Tensor) -> "Groups":
         """Some of the groups."""
         return Groups(self.draws.part(rows), self.t.index_select(0, rows.to(self.t.device)))

@@ -143,7 +143,7 @@ class Plan:
         """The solved score of a family."""
         setting = Setting(name, list(self.knots), self.patch_size, self.border, self.schedule.name, self.options)
         best = solved.best
-        descent = {"history": best.history, "steps": best.steps, "seconds": best.seconds, "printed": solved.printed}
+        descent = {"history": best.history, "steps": best.steps, "solve_seconds": best.seconds, "printed": solved.printed}
         certificates = [c.asdict() for c in solved.certificates]
         return SolvedScore(self.data, setting, best.points, certificates, solved.clusters, descent, self.schedule, self.memory)
 

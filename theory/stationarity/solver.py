@@ -1,9 +1,11 @@
 r"""Solving a family: descents from independent starts, and the lowest is the solution.
 
 A soft family starts from random features, a local part that alone is ELS, queries equal to keys and faint values
-(`theory.stationarity.learned`), the same at every level, and goes down on fresh images over all levels at once
-(`theory.stationarity.descent`). A hard one starts from the solution of its soft one, whose attention is sharpened before
-the argmax takes its place, whose derivative is then that of the softmax.
+(`theory.stationarity.learned`), the same at every level. It goes down on fresh images (`theory.stationarity.descent`) in three
+parts: over all levels together, which leaves the plateau of ELS and gives all levels the same features; each level by itself,
+where a tenth of the images gains more than all levels together do with ten times as many; and together again, gently, so that
+it is as good between the levels as on them. A hard family starts from the solution of its soft one, whose attention is sharpened
+before the argmax takes its place, whose derivative is then that of the softmax.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from theory.errors import InputError, choices
 from theory.stationarity.basis import PREDICTIONS
 from theory.stationarity.certificate import Certificate, certify
 from theory.stationarity.curve import units
-from theory.stationarity.descent import Descent, Pools, Range, Task
+from theory.stationarity.descent import GROUPS, IMAGES, Descent, Pools, Range, Task
 from theory.stationarity.equations import Head, Output, Roles, printed, variation
 from theory.stationarity.families import FAMILIES, Family, family
 from theory.stationarity.fresh import Groups, Source
@@ -30,6 +32,8 @@ SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
 PRINTED = 2000  # images at most for the printed equation
 NOTHING = 1e-6  # share of the target's variance that is no loss at all
+TOGETHER, ALONE, AGAIN = 0.4, 0.5, 0.1  # shares of the images
+ALONE_RATE, AGAIN_RATE = 1e-3, 3e-4  # of Adam
 WATCHED = 500  # images of each knot that progress is told from, and starts are compared by
 
 
@@ -199,16 +203,42 @@ class Solver:
         for number, o in enumerate(options):
             parent = found[chosen.name.removeprefix("top1_")] if chosen.hard else None
             start = self.start(model, o, number) if parent is None else parent[min(number, len(parent) - 1)].points
-            hardening = (SHARPER, SOFTENED) if chosen.hard else ()
-            images = o.images // 2 if chosen.hard else o.images  # half the way is behind it
-            seed = (self.options.seed, 3 + number, list(FAMILIES).index(chosen.name))
-            task = Task(model, self.source, self.levels, self.times, Pools.of(images), seed, *hardening)
-            ended.append(self.run(f"{chosen.name}-{number + 1}", Descent(task, start, self.watched)))
+            ended.append(self.descended(chosen, number, o, start))
             others.append(replace(ended[-1], points=start))
         others += [self.embedded(model, found[c][0], c) for c in chosen.contains if c in found]
         everyone = [replace(f, points=self.quiet(model, f.points)) for f in (*ended, *others)]
         best = min(everyone, key=lambda f: self.total(model, f.points))
         return [best, *(f for f in everyone[: len(ended)] if f is not best)]
+
+    def descended(self, chosen: Family, number: int, options: Options, start: list[Point]) -> Found:
+        """Down from a start: all levels together, each by itself, and together again."""
+        model, name = self.model(chosen), f"{chosen.name}-{number + 1}"
+        images = options.images // 2 if chosen.hard else options.images  # half the way of a hard family is behind it
+        seed = (self.options.seed, 3 + number, list(FAMILIES).index(chosen.name))
+        first = TOGETHER if len(self.times) > 1 else TOGETHER + ALONE
+        task = Task(model, self.source, self.levels, self.times, Pools.of(round(first * images)), (*seed, 0))
+        if chosen.hard:
+            task = replace(task, sharper=SHARPER, softened=SOFTENED, opening=0.0)
+        together = self.run(name, Descent(task, start, self.watched))
+        task = replace(task, softened=0.0, opening=0.0)
+        alone, steps, seconds = list(together.points), together.steps, together.seconds
+        for knot, share in enumerate(self.shares() if len(self.times) > 1 else []):
+            if ALONE * images * share < GROUPS * IMAGES:  # not enough for a step
+                continue
+            pools, t = Pools.of(round(ALONE * images * share)), self.times[knot]
+            by_itself = replace(task, levels=self.levels.at(t), times=(t,), pools=pools, seed=(*seed, 1, knot), rate=ALONE_RATE)
+            found = self.run(f"{name}-level-{knot + 1}", Descent(by_itself, [alone[knot]], self.watched.part(torch.tensor([knot]))))
+            alone[knot], steps, seconds = found.points[0], steps + found.steps, seconds + found.seconds
+        again = replace(task, pools=Pools.of(round(AGAIN * images)), seed=(*seed, 2), rate=AGAIN_RATE)
+        last = self.run(f"{name}-again", Descent(again, alone, self.watched))
+        before = images - round(AGAIN * images)
+        history = [*together.history, *({**h, "images": before + h["images"]} for h in last.history)]
+        return Found(last.points, history, steps + last.steps, seconds + last.seconds)
+
+    def shares(self) -> list[float]:
+        """Share of the images that each knot gets for itself: in proportion to what the loss of ELS counts there."""
+        counts = self.levels.weights(self.watched.t) * self.levels.els_at(self.watched.t)
+        return (counts / counts.sum().clamp(min=1e-300)).tolist()
 
     def start(self, model: Model, options: Options, number: int) -> list[Point]:
         """Random functions, the same at every knot."""
