@@ -1,11 +1,10 @@
 r"""Solving a family: descents from independent starts, and the lowest is the solution.
 
 A soft family starts from random features, a local part that alone is ELS, queries equal to keys and faint values
-(`theory.stationarity.learned`), the same at every level. It goes down on fresh images (`theory.stationarity.descent`) in three
-parts: over all levels together, which leaves the plateau of ELS and gives all levels the same features; each level by itself,
-where a tenth of the images gains more than all levels together do with ten times as many; and together again, gently, so that
-it is as good between the levels as on them. A hard family starts from the solution of its soft one, whose attention is sharpened
-before the argmax takes its place, whose derivative is then that of the softmax.
+(`theory.stationarity.learned`), the same at every level. It goes down on fresh images (`theory.stationarity.descent`) over all
+levels together, which leaves the plateau of ELS and gives all levels the same features, and then at each level by itself, where
+most is gained. A hard family starts from the solution of its soft one, whose attention is sharpened before the argmax takes its
+place, whose derivative is then that of the softmax.
 """
 
 from collections.abc import Callable
@@ -32,8 +31,8 @@ SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
 PRINTED = 2000  # images at most for the printed equation
 NOTHING = 1e-6  # share of the target's variance that is no loss at all
-TOGETHER, ALONE, AGAIN = 0.4, 0.5, 0.1  # shares of the images
-ALONE_RATE, AGAIN_RATE = 1e-3, 3e-4  # of Adam
+TOGETHER, ALONE = 0.4, 0.6  # shares of the images
+ALONE_RATE = 1e-3  # of Adam
 WATCHED = 500  # images of each knot that progress is told from, and starts are compared by
 
 
@@ -211,12 +210,12 @@ class Solver:
         return [best, *(f for f in everyone[: len(ended)] if f is not best)]
 
     def descended(self, chosen: Family, number: int, options: Options, start: list[Point]) -> Found:
-        """Down from a start: all levels together, each by itself, and together again."""
+        """Down from a start: all levels together, then each by itself."""
         model, name = self.model(chosen), f"{chosen.name}-{number + 1}"
         images = options.images // 2 if chosen.hard else options.images  # half the way of a hard family is behind it
         seed = (self.options.seed, 3 + number, list(FAMILIES).index(chosen.name))
-        first = TOGETHER if len(self.times) > 1 else TOGETHER + ALONE
-        task = Task(model, self.source, self.levels, self.times, Pools.of(round(first * images)), (*seed, 0))
+        first = Pools.of(round((TOGETHER if len(self.times) > 1 else 1) * images))
+        task = Task(model, self.source, self.levels, self.times, first, (*seed, 0))
         if chosen.hard:
             task = replace(task, sharper=SHARPER, softened=SOFTENED, opening=0.0)
         together = self.run(name, Descent(task, start, self.watched))
@@ -229,11 +228,7 @@ class Solver:
             by_itself = replace(task, levels=self.levels.at(t), times=(t,), pools=pools, seed=(*seed, 1, knot), rate=ALONE_RATE)
             found = self.run(f"{name}-level-{knot + 1}", Descent(by_itself, [alone[knot]], self.watched.part(torch.tensor([knot]))))
             alone[knot], steps, seconds = found.points[0], steps + found.steps, seconds + found.seconds
-        again = replace(task, pools=Pools.of(round(AGAIN * images)), seed=(*seed, 2), rate=AGAIN_RATE)
-        last = self.run(f"{name}-again", Descent(again, alone, self.watched))
-        before = images - round(AGAIN * images)
-        history = [*together.history, *({**h, "images": before + h["images"]} for h in last.history)]
-        return Found(last.points, history, steps + last.steps, seconds + last.seconds)
+        return Found(alone, together.history, steps, seconds)
 
     def shares(self) -> list[float]:
         """Share of the images that each knot gets for itself: in proportion to what the loss of ELS counts there."""
