@@ -16,6 +16,7 @@ from theory.noise import schedule
 TITLE = "How far the solution can be trusted"
 FAMILIES = ("identity", "full")
 STYLES = ("-", "--", "-.", ":")
+LEAST = 0.01  # loss of ELS below which rare images decide
 SHOWN = (0.4, 2.0)  # noise-to-signal ratios between which attention has most to say
 
 
@@ -47,29 +48,30 @@ def draw(numbers: Numbers) -> Figure:
         images = [h["images"] for h in told["history"]]
         for i, style in zip(shown, STYLES, strict=False):
             left.plot(images, [h["losses"][i] for h in told["history"]], style, color=colour)
+            left.plot(told["images"], told["loss_fresh"][i], MARKER[name], color=colour, clip_on=False)
             for loss in _networks(told, i):
                 left.axhline(loss, color=colour, linewidth=0.6, alpha=0.5, linestyle=style)
-        middle.errorbar(
-            told["ratios"], np.array(told["loss_fresh"]) / told["els_loss"], yerr=3 * np.array(told["loss_stderr"]) / told["els_loss"],
-            color=colour, marker=MARKER[name], capsize=2, label=MODEL[name],
-        )  # fmt: skip
-        for kind, style in (("independent", ":"), ("network", "none")):
-            found = [(r, c["loss"] / els) for r, els, x in zip(told["ratios"], told["els_loss"], told["challenges"], strict=True)
-                     for c in x if c["independent"] == (kind == "independent")]  # fmt: skip
-            if found:
-                middle.plot(*zip(*found, strict=True), color=colour, linestyle=style, marker="x" if kind == "network" else None)
+        seen = [i for i, els in enumerate(told["els_loss"]) if els > LEAST]
+        share = lambda x, els=told["els_loss"], seen=seen: [x[i] / els[i] for i in seen]  # noqa: E731
+        ratios = [told["ratios"][i] for i in seen]
+        errors = 3 * np.array(share(told["loss_stderr"]))
+        middle.errorbar(ratios, share(told["loss_fresh"]), yerr=errors, color=colour, marker=MARKER[name], capsize=2, label=MODEL[name])
+        for independent, style in ((True, ":"), (False, "x")):
+            for kind in {c["name"] for x in told["challenges"] for c in x if c["independent"] == independent}:
+                losses = [next((c["loss"] for c in x if c["name"] == kind), np.nan) for x in told["challenges"]]
+                middle.plot(ratios, share(losses), style, color=colour)
         right.plot(told["ratios"], _visible(told["residual"]), color=colour, marker=MARKER[name])
         right.plot(told["ratios"], _visible(told["residual_floor"]), color=colour, linestyle=":")
     ratios = next(iter(families.values()))["ratios"]
     for r, style in zip([r for r in ratios if SHOWN[0] < r < SHOWN[1]], STYLES, strict=False):
         left.plot([], [], color="k", linestyle=style, label=rf"$\sigma_t/\alpha_t={r:.2f}$")
-    left.set(xscale="log", yscale="log", xlabel="noisy images seen", ylabel="loss above the ideal score's")
+    left.set(xscale="log", yscale="log", ylim=(0.02, 3), xlabel="noisy images seen", ylabel="loss above the ideal score's")
     left.legend(fontsize=6, loc="lower left", handlelength=2.6)
     middle.plot([], [], color="k", linestyle=":", label="another start, half of everything")
     middle.plot([], [], color="k", linestyle="none", marker="x", label="trained networks")
     middle.axhline(1, color=GREY, linewidth=0.8, linestyle="--")
-    middle.set(ylim=(0, 1.15), ylabel="loss over that of ELS")
-    middle.legend(fontsize=6, loc="lower right")
+    middle.set(ylim=(0, 1.5), ylabel="loss over that of ELS")
+    middle.legend(fontsize=6, loc="upper right")
     right.set(yscale="log", ylabel="promised gain of a step")
     right.plot([], [], color="k", label="residual")
     right.plot([], [], color="k", linestyle=":", label="noise floor")
@@ -102,7 +104,8 @@ def caption(numbers: Numbers) -> str:
         "The attention score has no formula: it is found by descent on noisy pictures that are drawn fresh, with functions of a patch "
         f"and of the noise built from learned features ({full['features']}). "
         "(a) Its loss on the way, at noise levels where attention has most to say, over "
-        f"{full['images'] / 1e6:.2g} million pictures, each used four times; thin horizontal lines: trained networks, after 47 million. "
+        f"{full['images'] / 1e6:.2g} million pictures, each used four times; markers: after each level went on by itself; thin "
+        "horizontal lines: a trained network, after 47 million. Levels join from the middle outwards, and are high until they do. "
         "(b) Where it ends, with three standard errors, as a share of the loss of ELS; dotted: a second descent from another start, "
         "with half of the features and pictures; crosses: the networks. "
         f"A level counts as converged where the second descent agrees and nobody lies below ({converged}). {lower}"
