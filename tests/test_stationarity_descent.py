@@ -144,7 +144,7 @@ def test_levels_open_from_where_els_loses_most():
     assert low < 0.4 < high and high - low < 0.05
     ends = [levels.open(x) for x in np.linspace(0, 1, 30)]
     assert all(a[0] >= b[0] and a[1] <= b[1] for a, b in zip(ends, ends[1:], strict=False))
-    assert_close(torch.tensor(levels.open(0.6), dtype=torch.float64), torch.tensor([0.1, 0.9], dtype=torch.float64), atol=1e-12)
+    assert_close(torch.tensor(levels.open(1.0), dtype=torch.float64), torch.tensor([0.1, 0.9], dtype=torch.float64), atol=1e-12)
     weights = levels.weights(torch.tensor([0.4, 0.35, 0.9], dtype=torch.float64))
     assert_close(1 / weights, torch.tensor([2.0, 1.25, 0.0], dtype=torch.float64) + FLOOR * 2, atol=1e-12)
 

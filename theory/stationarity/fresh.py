@@ -38,7 +38,7 @@ class Groups(NamedTuple):
 
     def part(self, rows: Tensor) -> "Groups":
         """Some of the groups."""
-        return Groups(self.draws.part(rows), self.t.index_select(0, rows.to(self.t.device)))
+        return Groups(self.draws.part(rows.to(self.draws.u.device)), self.t.index_select(0, rows.to(self.t.device)))
 
 
 @dataclass(frozen=True)

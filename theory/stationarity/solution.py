@@ -225,8 +225,6 @@ class SolvedScore(Denoiser):
             clusters = [tensors[f"clusters.{i}"] for i in range(sum(name.startswith("clusters.") for name in tensors))]
             if not len(certificates) == len(setting.times) == (len(tensors) - len(clusters)) / len(NAMES):
                 raise ValueError("levels")
-            if len(clusters) != len(all_sites(*data.images.shape[-2:], setting.patch_size, setting.border)):
-                raise ValueError("classes")
             points = [Point.of({name: tensors[f"{i}.{name}"] for name in NAMES}) for i in range(len(setting.times))]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise InputError(
@@ -238,4 +236,7 @@ class SolvedScore(Denoiser):
                 "the training set it was solved for",
                 "load that data set",
             )
+        classes = len(all_sites(*data.images.shape[-2:], setting.patch_size, setting.border))
+        if len(clusters) != classes:
+            raise InputError(f"solution {path} with clusters of {len(clusters)} classes", f"those of {classes}, whole", "solve again")
         return cls(data, setting, points, certificates, clusters, descent, noise, memory)
