@@ -76,7 +76,7 @@ class Curve:
         self.knots, order = s.double().sort()
         self.layout = Layout.of(points[0])
         self.scaling = self.layout.scaling(model)
-        numbers = torch.stack([self.layout.flat(points[i]).double() for i in order.tolist()])
+        numbers = torch.stack([self.layout.flat(points[i]).double().cpu() for i in order.tolist()])
         self.numbers = numbers / self._scale(unit[order].double())
 
     def _scale(self, unit: Float[Tensor, " n"]) -> Float[Tensor, "n N"]:

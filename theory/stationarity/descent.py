@@ -22,7 +22,7 @@ from torch import Tensor
 from theory.stationarity.curve import Layout, hats, units
 from theory.stationarity.equations import Head
 from theory.stationarity.fresh import Groups, Source
-from theory.stationarity.learned import Model, Point
+from theory.stationarity.learned import Model, Net, Point
 from theory.types import Float
 
 GROUPS = 8  # groups of a step
@@ -257,7 +257,7 @@ class Descent:
     def points(self) -> list[Point]:
         """The averaged point at each knot."""
         point, _ = self.at(self.average, torch.tensor(self.task.times, dtype=torch.float64))
-        return [Point.of({name: x[i] for name, x in point.tensors().items()}) for i in range(len(self.task.times))]
+        return [Point(Net(*(x[i].clone() for x in point.net)), point.coefficients[i].clone()) for i in range(len(self.task.times))]
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `restore` needs beside the step and the history."""
