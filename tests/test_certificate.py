@@ -81,7 +81,7 @@ def test_a_new_measurement_replaces_that_of_the_same_name():
 def test_saved_as_json_it_is_the_same():
     made = certificate(rival(0.1), rival(math.nan, name="net"))
     again = Certificate.of(json.loads(json.dumps(made.asdict(), allow_nan=False)))
-    assert again.status == made.status and again.below == made.below[:1] + again.challenges[1:]
+    assert again.status == made.status and again.refuting == made.refuting[:1] + again.challenges[1:]
     assert math.isnan(again.challenges[1].below)
 
 

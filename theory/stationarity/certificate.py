@@ -83,7 +83,7 @@ class Certificate:
         return not self.failures
 
     @property
-    def below(self) -> list[Challenge]:
+    def refuting(self) -> list[Challenge]:
         """Challengers that lie below the solution beyond doubt."""
         return [c for c in self.challenges if not c.below <= SIGMAS * c.stderr + self.negligible]
 
@@ -96,7 +96,7 @@ class Certificate:
     @property
     def converged(self) -> bool:
         """Whether an independent solve agrees, and nobody lies below."""
-        return self.holds and any(c.independent for c in self.challenges) and not self.below and not self.apart
+        return self.holds and any(c.independent for c in self.challenges) and not self.refuting and not self.apart
 
     @property
     def best_known(self) -> float:
@@ -112,8 +112,8 @@ class Certificate:
         if self.converged:
             widest = max(abs(c.below) for c in self.challenges if c.independent)
             return f"converged: {value}; another start and half of everything change it by {widest:.2g}, and nobody lies below"
-        if self.below:
-            lowest = max(self.below, key=lambda c: c.below)
+        if self.refuting:
+            lowest = max(self.refuting, key=lambda c: c.below)
             return f"upper bound: {value}; {lowest.name} lies {lowest.below:.2g} ± {lowest.stderr:.1g} below"
         if self.apart:
             widest = max(self.apart, key=lambda c: abs(c.below))
