@@ -355,6 +355,7 @@ def test_saved_solutions_are_taken_instead_of_solving_or_measured_beside(finishe
         (["--families", "full", "--levels", "3", "--solved", "SAVED"], "with times"),
         (["--families", "full", "--beta", "2", "--reference", "SAVED/full"], "with beta 1.0"),
         (["--families", "--reference", "SAVED/full"], "without a family"),
+        (["--families", "--solved", "SAVED"], "--solved without a family"),
     ],
 )
 def test_solutions_of_another_problem_are_refused(finished, tmp_path, capsys, arguments, words):

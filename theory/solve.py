@@ -260,7 +260,8 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     families = _families(config.families, data)
     size = one_size(local["patch_size"]) if families else None
     plan = Plan(data, noise, families, tuple(times), size, config.border, solver, dtype, where, memory << 20) if families else None
-    solved = {} if config.solved is None or plan is None else _taken(config.solved, families, plan)
+    _require(config.solved is None or plan is not None, "--solved without a family", "families to take from there")
+    solved = {} if config.solved is None else _taken(config.solved, families, plan)
     _require(not config.reference or plan is not None, "--reference without a family to solve", "saved solutions of what is solved")
     reference = {k: x for path in config.reference for k, x in _taken(Path(path).parent, (Path(path).name,), plan).items()}
     beside = {f"{name}{REFERENCE}": solution for name, solution in reference.items()}

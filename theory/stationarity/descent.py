@@ -87,6 +87,7 @@ class Range:
         loss = (draws.els - draws.target).double().square().sum((-2, -1)).mean(1).cpu()
         mean = source.data.images.double().square().flatten(1).sum(1)
         negligible = NOTHING * float(mean @ source.data.weights / source.data.weights.sum())
+        negligible = negligible or NOTHING  # black images alone: there is no size to compare with
         return cls(times, loss / units(source.basis.prediction, *source.schedule(times)).square(), negligible)
 
     def at(self, t: float) -> "Range":
