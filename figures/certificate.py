@@ -30,8 +30,8 @@ def compute(results: Results, effort: Effort) -> Numbers:
         keys = ("els_loss", "loss_fresh", "loss_stderr", "residual", "residual_floor", "challenges", "converged", "best_known")
         values[name] = {
             "ratios": [float(noise(t)[1] / noise(t)[0]) for t in times],
-            "history": solution["descent"]["history"],
-            "images": solution["setting"]["options"]["images"],
+            **{key: solution["descent"][key] for key in ("history", "alone", "images")},
+            "watched": [float(noise(t)[1] / noise(t)[0]) for t in solution["descent"]["history"][-1]["times"]],
             "features": solution["setting"]["options"]["features"],
             **{key: [c[key] for c in solution["certificates"]] for key in keys},
         }
@@ -42,14 +42,13 @@ def draw(numbers: Numbers) -> Figure:
     """Loss against images seen; losses of challengers as shares of that of ELS; residuals against the noise level."""
     families = numbers.values["families"]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 3.0), layout="constrained", width_ratios=[1.15, 1.15, 1])
+    levels: list[float] = []
     for name, told in families.items():
         colour = COLOUR[name]
-        shown = [i for i, r in enumerate(told["ratios"]) if SHOWN[0] < r < SHOWN[1]]
-        images = [h["images"] for h in told["history"]]
-        for i, style in zip(shown, STYLES, strict=False):
-            left.plot(images, [h["losses"][i] for h in told["history"]], style, color=colour)
-            left.plot(told["images"], told["loss_fresh"][i], MARKER[name], color=colour, clip_on=False)
-            for loss in _networks(told, i):
+        levels = _shown(told)
+        for ratio, style in zip(levels, STYLES, strict=False):
+            left.plot(*_descent(told, ratio), style, color=colour)
+            for loss in _networks(told, _nearest(told, ratio)):
                 left.axhline(loss, color=colour, linewidth=0.6, alpha=0.5, linestyle=style)
         seen = [i for i, els in enumerate(told["els_loss"]) if els > LEAST]
         share = lambda x, els=told["els_loss"], seen=seen: [x[i] / els[i] for i in seen]  # noqa: E731
@@ -62,9 +61,8 @@ def draw(numbers: Numbers) -> Figure:
                 middle.plot(ratios, share(losses), style, color=colour)
         right.plot(told["ratios"], _visible(told["residual"]), color=colour, marker=MARKER[name])
         right.plot(told["ratios"], _visible(told["residual_floor"]), color=colour, linestyle=":")
-    ratios = next(iter(families.values()))["ratios"]
-    for r, style in zip([r for r in ratios if SHOWN[0] < r < SHOWN[1]], STYLES, strict=False):
-        left.plot([], [], color="k", linestyle=style, label=rf"$\sigma_t/\alpha_t={r:.2f}$")
+    for ratio, style in zip(levels, STYLES, strict=False):
+        left.plot([], [], color="k", linestyle=style, label=rf"$\sigma_t/\alpha_t={ratio:.2f}$")
     left.set(xscale="log", yscale="log", ylim=(0.02, 3), xlabel="noisy images seen", ylabel="loss above the ideal score's")
     left.legend(fontsize=6, loc="lower left", handlelength=2.6)
     middle.plot([], [], color="k", linestyle=":", label="another start, half of everything")
@@ -77,10 +75,28 @@ def draw(numbers: Numbers) -> Figure:
     right.plot([], [], color="k", linestyle=":", label="noise floor")
     right.legend(fontsize=6.5)
     for axes in (middle, right):
-        ratio_axis(axes, ratios)
+        ratio_axis(axes, sorted({r for told in families.values() for r in told["ratios"]}))
     for axes, mark, title in ((left, "a", "descent"), (middle, "b", "challengers"), (right, "c", "residual")):
         letter(axes, mark, title)
     return figure
+
+
+def _shown(told: dict) -> list[float]:
+    """The levels whose descent is drawn, of those that all levels together went down at."""
+    return [r for r in told["watched"] if SHOWN[0] < r < SHOWN[1]][: len(STYLES)]
+
+
+def _nearest(told: dict, ratio: float) -> int:
+    """The knot at a level."""
+    return int(np.abs(np.log(np.array(told["ratios"]) / ratio)).argmin())
+
+
+def _descent(told: dict, ratio: float) -> tuple[list[float], list[float]]:
+    """Images seen and losses at a level: of all levels together, then of this one by itself, and on the certificate's images."""
+    knot, at = _nearest(told, ratio), told["watched"].index(ratio)
+    images, losses = [h["images"] for h in told["history"]], [h["losses"][at] for h in told["history"]]
+    own = told["alone"][knot]
+    return images + [images[-1] + h["images"] for h in own], losses + [h["losses"][0] for h in own]
 
 
 def _networks(told: dict, level: int) -> list[float]:
@@ -104,8 +120,8 @@ def caption(numbers: Numbers) -> str:
         "The attention score has no formula: it is found by descent on noisy pictures that are drawn fresh, with functions of a patch "
         f"and of the noise built from learned features ({full['features']}). "
         "(a) Its loss on the way, at noise levels where attention has most to say, over "
-        f"{full['images'] / 1e6:.2g} million pictures, each used four times; markers: after each level went on by itself; thin "
-        "horizontal lines: a trained network, after 47 million. Levels join from the middle outwards, and are high until they do. "
+        f"{full['images'] / 1e6:.2g} million pictures, each used four times: all levels together at first, then each by itself on pictures of "
+        "its own; thin horizontal lines: a trained network, after 47 million. Levels join from the middle outwards, and are high until they do. "
         "(b) Where it ends, with three standard errors, as a share of the loss of ELS; dotted: a second descent from another start, "
         "with half of the features and pictures; crosses: the networks. "
         f"A level counts as converged where the second descent agrees and nobody lies below ({converged}). {lower}"

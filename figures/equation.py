@@ -49,11 +49,12 @@ def compute(results: Results, effort: Effort) -> Numbers:
     along = {name: 2 * ((force - residual) * direction).flatten(1).sum(1) for name, force in (("exact", exact), ("printed", told))}
     spread = float(measured.std())
     report = results.report("toy-grid", "theory/report.json")
-    families = {name: f["printed"] for name, f in report["attention"].items() if any(p is not None for p in f["printed"])}
+    families = {
+        name: [(r, p) for r, p in zip(f["ratios"], f["printed"], strict=True) if p is not None] for name, f in report["attention"].items()
+    }
     values = {
         "error": {name: float((x - measured).square().mean().sqrt()) / spread for name, x in along.items()},
-        "ratios": [level["sigma"] / level["alpha"] for level in report["levels"]],
-        "missed": families,
+        "missed": {name: missed for name, missed in families.items() if missed},
         "ratio": RATIO,
     }
     return Numbers(values, {"measured": measured, **along})
@@ -75,13 +76,13 @@ def draw(numbers: Numbers) -> Figure:
     left.legend(loc="upper left", markerscale=1.6)
     letter(left, "a", rf"a random change of the score, $\sigma_t/\alpha_t={v['ratio']:g}$")
     for name, missed in v["missed"].items():
-        known = [(r, 100 * m) for r, m in zip(v["ratios"], missed, strict=True) if m is not None]
-        right.plot(*zip(*known, strict=True), "o-", color=COLOUR[name], label=f"{name} attention")
+        right.plot([r for r, _ in missed], [100 * m for _, m in missed], "o-", color=COLOUR[name], label=f"{name} attention")
     right.axhline(100, color=GREY, linewidth=0.8, linestyle="--")
-    right.text(max(v["ratios"]), 102, "100%: as wrong as\nleaving attention out", fontsize=6.5, color=GREY, va="bottom", ha="right")
+    ratios = sorted({r for missed in v["missed"].values() for r, _ in missed})
+    right.text(max(ratios), 102, "100%: as wrong as\nleaving attention out", fontsize=6.5, color=GREY, va="bottom", ha="right")
     right.set(ylim=(0, None), ylabel="force of attention got wrong (%)")
     right.legend(loc="lower right")
-    ratio_axis(right, v["ratios"])
+    ratio_axis(right, ratios)
     letter(right, "b", "at the solution, by noise level")
     return figure
 
@@ -103,7 +104,7 @@ def caption(numbers: Numbers) -> str:
         "is about the average force over "
         "all pictures in which a pixel sees the same patch, where most of it cancels and errors do not: at the solution the printed "
         "condition gets up to "
-        f"{100 * max(m for f in numbers.values['missed'].values() for m in f if m is not None):.0f}% of attention's force wrong. All "
+        f"{100 * max(m for missed in numbers.values['missed'].values() for _, m in missed):.0f}% of attention's force wrong. All "
         "results here solve the exact one; both are written out in docs/attention-theory."
     )
 

@@ -10,7 +10,7 @@ from theory.machines import Ideal
 from theory.noise import CosineSchedule
 from theory.stationarity import FAMILIES, Options, Plan
 from theory.stationarity.basis import predicted
-from theory.stationarity.curve import Curve, Layout, hats, units
+from theory.stationarity.curve import Curve, Layout, hats, refined, units
 from theory.stationarity.descent import FLOOR, GROUPS, IMAGES, PASSES, POOL, Descent, Pools, Range, Task
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.learned import Model, Point
@@ -49,6 +49,14 @@ def test_hats_interpolate_linearly_and_hold_beyond_the_knots():
     assert (weights >= 0).all()
     assert torch.equal(hats(knots, knots), torch.eye(4).double())
     assert torch.equal(hats(torch.zeros(1).double(), s), torch.ones(41, 1).double())
+
+
+def test_refined_knots_are_the_old_ones_and_midpoints():
+    s = torch.tensor([-2.0, 0.0, 1.0], dtype=torch.float64)
+    assert refined(s, 0).tolist() == [-2.0, 0.0, 1.0]
+    assert refined(s, 1).tolist() == [-2.0, -1.0, 0.0, 0.5, 1.0]
+    assert refined(s, 2).tolist() == [-2.0, -1.5, -1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0]
+    assert refined(s[:1], 3).tolist() == [-2.0]
 
 
 def test_a_layout_takes_points_apart_and_together():
@@ -205,6 +213,19 @@ def test_one_step_is_adam_on_the_weighted_mean():
     moved = gradient.abs() > 1e-4  # far above the epsilon of Adam, after clipping too
     rate = 3e-3 * min(1.0, 1 / min(200, down.task.pools.total / 10))
     assert_close((down.theta.detach() - before)[moved], -rate * gradient.sign()[moved], rtol=0.02)
+
+
+def test_a_level_by_itself_moves_at_the_same_rate():
+    """Not at twice of it, as two parts that add would."""
+    many = descent()
+    task = Task(**{**vars(many.task), "times": (0.5,), "levels": many.task.levels.at(0.5)})
+    groups = task.source.groups(torch.tensor([0.5] * 2, dtype=torch.float64), 3, (1,))
+    down = Descent(task, [many.points()[0]], groups)
+    before = down._scale(torch.ones(1)) * down.theta.detach().clone().sum(0)
+    assert_close(down.layout.flat(down.points()[0])[None], before, rtol=1e-6)
+    down._step(groups)
+    moved = (down._scale(torch.ones(1)) * down.theta.detach().sum(0) - before).abs() / down._rates
+    assert float(moved.max()) < 1.02 * 3e-3 / min(200, task.pools.total / 10)
 
 
 def test_interrupted_it_goes_on_to_the_same_bytes():

@@ -13,6 +13,7 @@ from theory import solve as command
 from theory.data import load
 from theory.errors import InputError
 from theory.machines import EquivariantLocal
+from theory.metrics import noisy_images
 from theory.noise import CosineSchedule
 from theory.results import ResultDirectory, write_tensors
 from theory.stationarity import Options, SolvedScore, solve
@@ -75,6 +76,15 @@ def test_between_levels_every_number_is_mixed_linearly_in_the_logarithm_of_noise
         low, now, high = (float(torch.log(SCHEDULE(s)[1] / SCHEDULE(s)[0])) for s in (TIMES[a], t, TIMES[b]))
         point = mixed(solved, a, b, (now - low) / (high - low), t)
         assert_close(solved.denoise(x_t, t), by_hand(solved, point, x_t, t), atol=1e-9)
+
+
+def test_points_between_levels_are_those_that_are_used_there(solved):
+    for t, (a, b) in ((0.4, (0, 1)), (0.6, (1, 2)), (TIMES[1], (1, 2))):
+        low, here, high = (float(SCHEDULE(s)[1] / SCHEDULE(s)[0]) for s in (TIMES[a], t, TIMES[b]))
+        share = torch.tensor(here / low).log() / torch.tensor(high / low).log()
+        (point,) = solved.points_at([t])
+        for mine, theirs in zip((*point.net, point.coefficients), (*(m := mixed(solved, a, b, share.double(), t)).net, m.coefficients), strict=True):
+            assert_close(mine, theirs, atol=1e-6)
 
 
 def test_below_the_levels_the_nearest_one_is_used(solved):
@@ -347,12 +357,35 @@ def test_saved_solutions_are_taken_instead_of_solving_or_measured_beside(finishe
     assert "full, reference" in capsys.readouterr().out
 
 
+def test_a_solve_goes_on_from_a_saved_solution_at_more_knots(finished, tmp_path):
+    """Never to a higher loss; steps, images and seconds add up; what was recorded on the way stays."""
+    more = ["--families", "full", "--images", "4000", "--fresh", "400", "--features", "8", "--embedding", "4", "--refinement", "1"]
+    assert run(*SMALL, *more, "--start", finished / "attention", "--out", tmp_path / "on") in (0, 1)
+    before, after = (SolvedScore.load(p / "attention" / "full", STRIP) for p in (finished, tmp_path / "on"))
+    ratios = [float(s / a) for a, s in map(SCHEDULE, after.setting.times)]
+    assert after.setting.times[::2] == before.setting.times and ratios[1] == pytest.approx((ratios[0] * ratios[2]) ** 0.5)
+    assert all(torch.equal(a, b) for a, b in zip(before.basis.clusters, after.basis.clusters, strict=True))
+    assert after.descent["history"] == before.descent["history"] and len(after.descent["alone"]) == 3
+    own = sum(h[-1]["images"] for h in after.descent["alone"] if h)
+    assert own > 0 and after.descent["images"] == before.descent["images"] + own
+    assert after.descent["steps"] == before.descent["steps"] + own // 256 * 4
+    assert after.descent["solve_seconds"] > before.descent["solve_seconds"]
+    for t in after.setting.times:
+        x_t = noisy_images(STRIP, SCHEDULE, t, 2000, 7).x_t
+        exact = STRIP.rule.posterior_mean(x_t, *SCHEDULE(t))
+        old, new = ((s.denoise(x_t, t) - exact).square().flatten(1).sum(1) for s in (before, after))
+        assert float((new - old).mean()) < 3 * float((new - old).std()) / 2000**0.5 + 1e-6
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--families", "full", "--solved", "nowhere"], "solution nowhere/full"),
         (["--families", "full", "--reference", "nowhere/full"], "solution nowhere/full"),
-        (["--families", "full", "--levels", "3", "--solved", "SAVED"], "with times"),
+        (["--families", "full", "--start", "nowhere"], "solution nowhere/full"),
+        (["--families", "full", "--embedding", "4", "--start", "SAVED"], "with features 8"),
+        (["--families", "full", "--start", "SAVED", "--solved", "SAVED"], "--start and --solved"),
+        (["--families", "--start", "SAVED"], "--start without a family"),
         (["--families", "full", "--beta", "2", "--reference", "SAVED/full"], "with beta 1.0"),
         (["--families", "--reference", "SAVED/full"], "without a family"),
         (["--families", "--solved", "SAVED"], "--solved without a family"),

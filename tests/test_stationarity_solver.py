@@ -269,7 +269,7 @@ class Ending:
         """Levels together end where they should; each by itself where it began."""
         first = "-level-" not in name
         points = [self.change(name, i, p) if first else p for i, p in enumerate(descent.points())]
-        return Found(points, [], 1000, 0.0)
+        return Found(points, [], 1000, 1000, 0.0)
 
 
 def solver_that_ends(change, **options) -> Solver:

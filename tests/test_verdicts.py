@@ -10,6 +10,7 @@ NOBODY, TRIED = [], [{"name": "solve 2", "independent": True, "loss": 0.5, "belo
 
 def report(**changes) -> dict:
     family = {
+        "ratios": [0.5, 1.0, 2.0],
         "certified": True,
         "converged": [True, False, False],
         "challenges": [TRIED] * 3,
@@ -20,8 +21,7 @@ def report(**changes) -> dict:
         "loss_stderr": [0.1, 0.1, 0.1],
         "best_known": [0.5, 0.4, 0.5],
     }
-    levels = [{"sigma": 1.0, "alpha": 2.0}, {"sigma": 1.0, "alpha": 1.0}, {"sigma": 2.0, "alpha": 1.0}]
-    return {"levels": levels, "config": {"prediction": "sample"}, "attention": {"full": family | changes}}
+    return {"config": {"prediction": "sample"}, "attention": {"full": family | changes}}
 
 
 FAILED = {"certified": False, "failures": [[], ["the loss is not finite"], []]}

@@ -55,10 +55,11 @@ class Parts(Store):
 
 
 def told(solution: SolvedScore) -> dict:
-    """What the report says of a solution: its certificates as one list over the levels for each field, and how it was found."""
+    """What the report says of a solution: its certificates as one list over its knots for each field, and how it was found."""
     certificates = solution.certificates
     lists = {key: [c[key] for c in certificates] for key in certificates[0]}
-    return {**lists, **solution.descent, "certified": solution.certified}
+    alpha, sigma = solution.schedule(torch.tensor(solution.setting.times, dtype=torch.float64))
+    return {"ratios": (sigma / alpha).tolist(), **lists, **solution.descent, "certified": solution.certified}
 
 
 class _Shown:
@@ -99,15 +100,22 @@ def _table(report: dict, names: list[str]) -> Table:
     for name in names:
         table.add_column(name, justify="right")
     families = [report["attention"][name] for name in names]
-    for i, level in enumerate(report["levels"]):
-        cells = [f"{_value(f['loss_fresh'][i], f['loss_stderr'][i])}\n{_verdict(f, i)}" for f in families]
-        table.add_row(f"{level['sigma'] / level['alpha']:.3f}", f"{families[0]['els_loss'][i]:.4f}", *cells)
+    rows = [{f"{ratio:.3f}": i for i, ratio in enumerate(f["ratios"])} for f in families]  # knots may differ between families
+    for ratio in sorted({r for row in rows for r in row}, key=float):
+        at = [row.get(ratio) for row in rows]
+        cells = [_cell(f, i) for f, i in zip(families, at, strict=True)]
+        els = next(f["els_loss"][i] for f, i in zip(families, at, strict=True) if i is not None)
+        table.add_row(ratio, f"{els:.4f}", *cells)
     table.caption = (
         "every loss is an upper bound on the optimum; =: another start ended there too and nobody lies below; <: somebody does; "
         "~: another start ended elsewhere; ?: no other start has tried"
     )
     table.caption_justify = "left"
     return table
+
+
+def _cell(family: dict, i: int | None) -> str:
+    return "-" if i is None else f"{_value(family['loss_fresh'][i], family['loss_stderr'][i])}\n{_verdict(family, i)}"
 
 
 def _value(loss: float | None, stderr: float | None) -> str:
@@ -143,9 +151,9 @@ def _open(family: dict) -> str:
 
 def verdicts(report: dict) -> list[str]:
     """One line for each family: whether its certificates hold, and what its printed equation would miss."""
-    ratios = [level["sigma"] / level["alpha"] for level in report["levels"]]
     lines = []
     for name, f in report["attention"].items():
+        ratios = f["ratios"]
         broken = [f"sigma/alpha {r:.3f}: {'; '.join(x)}" for r, x in zip(ratios, f["failures"], strict=True) if x]
         lines.append(f"{name}: NOT certified: {' | '.join(broken)}" if broken else f"{name}: certified, {standing(f)}: {_open(f)}")
         known = [i for i, gap in enumerate(f["printed"]) if gap is not None]

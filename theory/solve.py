@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,14 +35,14 @@ from theory.plain import PlainConsole
 from theory.posterior.ranks import agreed
 from theory.results import ResultDirectory, versions
 from theory.sampling import SAMPLERS, initial_noise, sampler
-from theory.stationarity import DEFAULT, FAMILIES, Options, Plan, Setting, SolvedScore
+from theory.stationarity import DEFAULT, FAMILIES, Options, Plan, SolvedScore
 from theory.stationarity.basis import PREDICTIONS
 from theory.stationarity.run import one_size
 from theory.stationarity.solver import QUALITIES
 
 CHEAP = tuple(name for name in MACHINES if name != "equivariant")  # its candidates are all shifts of all images
 REFERENCE = ", reference"  # after the name of a solution that is measured beside those of the run
-SOLVER = ("prediction", "strength", "beta", "embedding", "features", "images", "fresh", "challenge")
+SOLVER = ("prediction", "strength", "beta", "embedding", "features", "images", "refinement", "fresh", "challenge")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Config:
     dataset: str
     machines: tuple[str, ...] = CHEAP
     families: tuple[str, ...] | None = None
+    start: str | None = None
     solved: str | None = None
     reference: tuple[str, ...] = ()
     prediction: str = Options.prediction
@@ -61,6 +62,7 @@ class Config:
     quality: str = "quick"
     features: int | None = None
     images: int | None = None
+    refinement: int | None = None
     challenge: bool | None = None
     fresh: int | None = None
     patch_size: str | None = None
@@ -124,6 +126,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"attention networks to solve: {', '.join(FAMILIES)}, all, or nothing; "
         f"{' '.join(DEFAULT)} where there is a rule to check, else none, if not given",
     )
+    p.add_argument("--start", metavar="DIR", help="go on from solutions of these families saved in a directory, each level by itself")
     p.add_argument("--solved", metavar="DIR", help="take these families from solutions saved in a directory instead of solving")
     p.add_argument("--reference", nargs="+", default=d.reference, metavar="PATH", help="measure saved solutions too, such as DIR/full")
     p.add_argument("--prediction", default=d.prediction, help=f"what attention networks predict: {', '.join(PREDICTIONS)}")
@@ -133,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--quality", default=d.quality, help=f"how much to put into solving: {', '.join(QUALITIES)}; chooses what follows")
     p.add_argument("--features", type=int, help="learned features of a patch")
     p.add_argument("--images", type=int, help="fresh noisy images to solve on, over all levels together")
+    p.add_argument("--refinement", type=int, help="how often the intervals between levels are halved for the knots of the functions")
     p.add_argument(
         "--challenge", action=argparse.BooleanOptionalAction, default=None, help="solve again from another start, with half of everything"
     )
@@ -260,7 +264,11 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     families = _families(config.families, data)
     size = one_size(local["patch_size"]) if families else None
     plan = Plan(data, noise, families, tuple(times), size, config.border, solver, dtype, where, memory << 20) if families else None
-    _require(config.solved is None or plan is not None, "--solved without a family", "families to take from there")
+    for option in ("start", "solved"):
+        _require(getattr(config, option) is None or plan is not None, f"--{option} without a family", "families to take from there")
+    _require(config.start is None or config.solved is None, "--start and --solved", "one of them")
+    if config.start is not None:
+        plan = replace(plan, starts=tuple(_taken(config.start, tuple(f.name for f in plan.families), plan).values()))
     solved = {} if config.solved is None else _taken(config.solved, families, plan)
     _require(not config.reference or plan is not None, "--reference without a family to solve", "saved solutions of what is solved")
     reference = {k: x for path in config.reference for k, x in _taken(Path(path).parent, (Path(path).name,), plan).items()}
@@ -272,13 +280,8 @@ def _taken(path: str | Path, names: tuple[str, ...], plan: Plan) -> dict[str, So
     """Saved solutions, which must be of the same problem."""
     loaded = {name: SolvedScore.load(Path(path) / name, plan.data, plan.schedule, plan.memory) for name in names}
     for name, solution in loaded.items():
-        mine = Setting(name, list(plan.knots), plan.patch_size, plan.border, plan.schedule.name, plan.options)
-        for field in ("family", "times", "patch_size", "border", "schedule"):
-            given, expected = getattr(solution.setting, field), getattr(mine, field)
-            _require(given == expected, f"solution {path}/{name} with {field} {given}", f"{field} {expected}")
-        for field in ("prediction", "strength", "beta"):
-            given, expected = getattr(solution.setting.options, field), getattr(plan.options, field)
-            _require(given == expected, f"solution {path}/{name} with {field} {given}", f"{field} {expected}")
+        _require(solution.setting.family == name, f"solution {path}/{name} of family {solution.setting.family}", f"family {name}")
+        plan.require_same(solution)
     return loaded
 
 

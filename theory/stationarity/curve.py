@@ -35,6 +35,13 @@ def hats(knots: Float[Tensor, " K"], s: Float[Tensor, " n"]) -> Float[Tensor, "n
     return weights.scatter_(1, upper[:, None] - 1, 1 - share)
 
 
+def refined(s: Float[Tensor, " K"], times: int) -> Float[Tensor, " R"]:
+    """Knots (ascending), and the midpoints of each interval between them, so many times over."""
+    for _ in range(times):
+        s = torch.cat([torch.stack([s[:-1], (s[:-1] + s[1:]) / 2], 1).flatten(), s[-1:]])
+    return s
+
+
 class Layout(NamedTuple):
     """How the numbers of a point lie in one vector: the shapes of its tensors, one after another."""
 

@@ -34,7 +34,7 @@ BETAS = (0.9, 0.99)
 WARM = 200  # steps over which the rate rises; fewer in a short descent
 FLAT = 0.5  # share of the steps after which the rate falls to nothing
 CLIP = 3.0  # norm of the gradient
-AVERAGE = 200  # steps over which weights are averaged; a twentieth of all in a short descent
+AVERAGE = 800  # steps over which weights are averaged; a tenth of all in a short descent
 FLOOR = 0.02  # share of the largest ELS loss that is added to that of a level
 OPENING = 0.6  # share of the steps until all levels are open
 FIRST = 0.05  # share of the levels that are open at the start
@@ -62,6 +62,11 @@ class Pools(NamedTuple):
     def total(self) -> int:
         """All steps of a descent."""
         return self.count * self.steps * PASSES
+
+    @property
+    def images(self) -> int:
+        """All images."""
+        return self.count * self.steps * GROUPS * IMAGES
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,8 @@ class Descent:
         self._knots = (sigma / alpha).log()
         numbers = torch.stack([self.layout.flat(p) for p in start]) / self._scale(units(self.prediction, alpha, sigma).to(like))
         shared = numbers.mean(0, keepdim=True)
-        self.theta = torch.cat([shared, numbers - shared]).requires_grad_(True)
+        # A single knot shares with nobody: two parts that add would learn at twice the rate.
+        self.theta = (torch.cat([shared, numbers - shared]) if len(start) > 1 else numbers).requires_grad_(True)
         self.average = self.theta.detach().clone()
         self.adam = torch.optim.Adam([self.theta], lr=task.rate, betas=BETAS, fused=True)
 
@@ -187,7 +193,7 @@ class Descent:
         """The points at these times, and the unit of an output there."""
         alpha, sigma = self.task.source.schedule(t)
         own = hats(self._knots, (sigma / alpha).log())
-        weights = torch.cat([torch.ones_like(own[:, :1]), own], 1).to(theta)
+        weights = (torch.cat([torch.ones_like(own[:, :1]), own], 1) if len(theta) > 1 else own).to(theta)
         unit = units(self.prediction, alpha, sigma).to(theta)
         numbers = weights @ theta
         scale = self._rates if self.prediction == "sample" else self._scale(unit)
@@ -242,7 +248,7 @@ class Descent:
         self.adam.step()
         self.step += 1
         with torch.no_grad():
-            self.average.lerp_(self.theta, 1 / min(AVERAGE, self.step, max(1, self.task.pools.total // 20)))
+            self.average.lerp_(self.theta, 1 / min(AVERAGE, self.step, max(1, self.task.pools.total // 10)))
 
     def _rate(self) -> float:
         """Share of the rate at this step: it rises, stays, and falls to nothing."""
@@ -253,7 +259,8 @@ class Descent:
     def _watch(self) -> None:
         self.learner = self.task.model
         losses = torch.cat([self.loss(self.average, self.watched.part(torch.tensor([i]))) for i in range(len(self.watched.t))])
-        self.history.append({"images": self.step // PASSES * GROUPS * IMAGES, "losses": losses.double().mean(1).tolist()})
+        images, times = self.step // PASSES * GROUPS * IMAGES, list(self.task.times)
+        self.history.append({"images": images, "times": times, "losses": losses.double().mean(1).tolist()})
 
     def points(self) -> list[Point]:
         """The averaged point at each knot."""

@@ -15,6 +15,7 @@ from theory.machines import Ideal
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import PatchSchedule, PatchSize, Size
 from theory.stationarity.basis import LocalBasis
+from theory.stationarity.curve import refined
 from theory.stationarity.descent import Descent
 from theory.stationarity.families import DEFAULT, Family
 from theory.stationarity.fresh import Source
@@ -74,12 +75,14 @@ class Plan:
     Attributes:
         data, schedule: Training set and noise.
         names: Families; those they start from are solved too (`with_parents`).
-        times: Noise levels: knots of the functions, at which solutions are certified.
+        times: Noise levels: knots of the functions, at which solutions are certified; with those between them (``options.refinement``).
         patch_size: Height and width of what a pixel sees.
         border: ``"zeros"`` or ``"circular"``.
         options: How to solve.
         dtype, device: Precision and place of the work.
         memory: Working memory in bytes, beyond the features.
+        starts: Solutions that the first descent of their family goes on from, each level by itself. All functions of a run are written in
+            the coordinates of these.
     """
 
     data: ImageSet
@@ -92,6 +95,7 @@ class Plan:
     dtype: torch.dtype = torch.float32
     device: str | torch.device = "cpu"
     memory: int = MEMORY
+    starts: tuple[SolvedScore, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.data, ImageSet, "theory.data.load gives one")
@@ -106,6 +110,34 @@ class Plan:
         if self.dtype not in (torch.float32, torch.float64):
             raise InputError(f"dtype {self.dtype}", "torch.float32 or torch.float64", "choose one of these")
         with_parents(self.names)
+        for start in self.starts:
+            self.require_same(start)
+            self._require_start(start)
+
+    def require_same(self, solution: SolvedScore) -> None:
+        """Refuse a solution of another problem.
+
+        Raises:
+            InputError: If receptive field, border, schedule, prediction, strength or temperature differ.
+        """
+        mine = Setting(solution.setting.family, [], self.patch_size, self.border, self.schedule.name, self.options)
+        for name in ("patch_size", "border", "schedule"):
+            self._same(solution, name, getattr(solution.setting, name), getattr(mine, name))
+        for name in ("prediction", "strength", "beta"):
+            self._same(solution, name, getattr(solution.setting.options, name), getattr(self.options, name))
+        self._same(solution, "data", solution.data.fingerprint, self.data.fingerprint)
+
+    def _require_start(self, start: SolvedScore) -> None:
+        for name in ("features", "embedding"):
+            self._same(start, name, getattr(start.setting.options, name), getattr(self.options, name))
+        clusters, others = self.starts[0].basis.clusters, start.basis.clusters
+        if not all(torch.equal(a, b) for a, b in zip(clusters, others, strict=True)):
+            raise InputError(f"solutions of {start.setting.family} in other coordinates", "those of one run", "go on from one at a time")
+
+    @staticmethod
+    def _same(solution: SolvedScore, name: str, given: object, expected: object) -> None:
+        if given != expected:
+            raise InputError(f"a solution of {solution.setting.family} with {name} {given}", f"{name} {expected}", "solve anew, or correct the option")
 
     @property
     def families(self) -> list[Family]:
@@ -114,13 +146,18 @@ class Plan:
 
     @property
     def knots(self) -> tuple[float, ...]:
-        """The noise levels, ascending."""
-        return tuple(sorted(self.times))
+        """The noise levels and those between them, ascending."""
+        times = torch.tensor(sorted(self.times), dtype=torch.float64)
+        alpha, sigma = self.schedule(times)
+        out = self.schedule.time(refined((sigma / alpha).log(), self.options.refinement).exp())
+        out[:: 2**self.options.refinement] = times  # without rounding
+        return tuple(out.tolist())
 
     def source(self) -> Source:
         """Where noisy images come from."""
         o = self.options
-        basis = LocalBasis(self.data, self.patch_size, self.border, o.prediction, o.seed, self.memory)
+        clusters = self.starts[0].basis.clusters if self.starts else None
+        basis = LocalBasis(self.data, self.patch_size, self.border, o.prediction, o.seed, self.memory, clusters)
         ideal = Ideal(self.data, self.schedule, memory=self.memory)
         return Source(self.data, self.schedule, basis, ideal, self.dtype, torch.device(self.device))
 
@@ -133,17 +170,32 @@ class Plan:
         """
         source, knots = self.source(), self.knots
         judge = lambda knot: Level.of(source, knots[knot], self.options.fresh, (self.options.seed, 0, knot))  # noqa: E731
-        solver = Solver(source, knots, self.options, lambda name, descent: _run(name, descent, store or Store(), report), judge)
+        run = lambda name, descent: _run(name, descent, store or Store(), report)  # noqa: E731
+        solver = Solver(source, knots, self.options, run, judge, {s.setting.family: self._begun(s, source) for s in self.starts})
         found: dict[str, list[Found]] = {}
         for chosen in self.families:
             found[chosen.name] = solver.solve(chosen, found)
         return solver.certify(found, lambda knot: report(Progress("certificates", (knot + 1) / len(knots), [])))
 
+    def _begun(self, start: SolvedScore, source: Source) -> Found:
+        """A solution as where a descent is."""
+        like = torch.zeros(1, dtype=source.dtype, device=source.device)
+        d = start.descent
+        points = [p.to(like) for p in start.points_at(self.knots)]
+        return Found(points, d.get("history", []), d.get("images", 0), d.get("steps", 0), d.get("solve_seconds", 0.0))
+
     def solution(self, name: str, solved: Solved) -> SolvedScore:
         """The solved score of a family."""
         setting = Setting(name, list(self.knots), self.patch_size, self.border, self.schedule.name, self.options)
         best = solved.best
-        descent = {"history": best.history, "steps": best.steps, "solve_seconds": best.seconds, "printed": solved.printed}
+        descent = {
+            "history": best.history,
+            "alone": list(best.alone),
+            "images": best.images,
+            "steps": best.steps,
+            "solve_seconds": best.seconds,
+            "printed": solved.printed,
+        }
         certificates = [c.asdict() for c in solved.certificates]
         return SolvedScore(self.data, setting, best.points, certificates, solved.clusters, descent, self.schedule, self.memory)
 
@@ -165,7 +217,7 @@ def _run(name: str, descent: Descent, store: Store, report: Report) -> Found:
         report(Progress(name, descent.step / descent.task.pools.total, descent.history))
 
     points = descent.run(after)
-    return Found(points, descent.history, descent.step, before + time.perf_counter() - start)
+    return Found(points, descent.history, descent.task.pools.images, descent.step, before + time.perf_counter() - start)
 
 
 def solve(

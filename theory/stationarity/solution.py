@@ -8,6 +8,7 @@ ELS by fades with ``alpha_t / sigma_t``: noise leaves nothing to tell, and an er
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -76,8 +77,8 @@ class SolvedScore(Denoiser):
         points: The solution at each level.
         certificates: The certificate of each level, as JSON values.
         clusters: Clusters of the basis it was solved in (`LocalBasis.clusters`); made anew if None.
-        descent: How the solution was found, as JSON values: images and losses on the way (``history``), ``steps``, ``solve_seconds``,
-            and at each level what the printed equation misses (``printed``).
+        descent: How the solution was found, as JSON values: images and losses on the way of all levels together (``history``) and of each by
+            itself (``alone``), fresh ``images``, ``steps``, ``solve_seconds``, and at each level what the printed equation misses (``printed``).
         noise: The noise schedule, where it is not the one of that name with its default parameters.
         memory: Working memory in bytes.
     """
@@ -112,6 +113,13 @@ class SolvedScore(Denoiser):
     def converged(self) -> bool:
         """Whether an independent solve agrees at every level, and nobody is known to lie below (`theory.stationarity.certificate`)."""
         return all(c["converged"] for c in self.certificates)
+
+    def points_at(self, times: Sequence[float]) -> list[Point]:
+        """The functions at any times, in float64 on the CPU."""
+        alpha, sigma = self.schedule(torch.tensor(times, dtype=torch.float64))
+        like = torch.zeros(1, dtype=torch.float64)
+        net, coefficients = self._curve.at((sigma / alpha).log(), units(self.setting.options.prediction, alpha, sigma), like)
+        return [Point(Net(*(x[i] for x in net)), coefficients[i]) for i in range(len(times))]
 
     def __call__(self, x_t: Images, t: Times, label: BatchLabels | None = None) -> Posterior:
         """The posterior mean under the family's constraint.

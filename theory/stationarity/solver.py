@@ -7,7 +7,7 @@ most is gained. A hard family starts from the solution of its soft one, whose at
 place, whose derivative is then that of the softmax.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from theory.stationarity.galerkin import Galerkin
 from theory.stationarity.learned import Draws, Model, Point
 from theory.stationarity.level import Level
 
+FINEST = 6  # refinement: 64 knots for each level
 LARGEST = 1e30  # strength and beta are numbers of float32, with room to spare
 SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
@@ -40,7 +41,7 @@ WATCHED = 500  # images of each knot that progress is told from, and starts are 
 QUALITIES = {
     "quick": {"features": 64, "images": 60_000},
     "standard": {"features": 64, "images": 600_000, "challenge": True},
-    "full": {"features": 128, "images": 2_400_000, "challenge": True, "fresh": 10_000},
+    "full": {"features": 128, "images": 2_400_000, "refinement": 1, "challenge": True, "fresh": 10_000},
 }
 
 
@@ -57,6 +58,8 @@ class Options:
         features: Learned features of a patch.
         images: Fresh noisy images to solve on, over all levels together, in whole pools of at most 4,864 (`Pools`); each is
             used a few times.
+        refinement: How often the intervals between levels are halved: ``2**refinement - 1`` more knots in each, equally spaced in
+            ``log(sigma / alpha)``, at which functions are solved too.
         challenge: Whether to solve a second time, from another start, with half the features and images.
         fresh: Other noisy images, of each level, to judge by.
         seed: Seed of everything random.
@@ -68,6 +71,7 @@ class Options:
     embedding: int = 32
     features: int = 64
     images: int = 60_000
+    refinement: int = 0
     challenge: bool = False
     fresh: int = 3000
     seed: int = 0
@@ -81,6 +85,7 @@ class Options:
             ("prediction", self.prediction in PREDICTIONS, choices(PREDICTIONS)),
             ("features", self.features >= 2, "at least 2"),
             ("images", self.images >= 1, "at least 1"),
+            ("refinement", 0 <= self.refinement <= FINEST, f"0 to {FINEST}"),
             ("fresh", self.fresh >= 100, "at least 100"),
             ("embedding", self.embedding >= 1, "at least 1"),
             ("beta", 0 < self.beta <= LARGEST, f"a positive number up to {LARGEST:g}"),
@@ -114,15 +119,19 @@ class Found:
 
     Attributes:
         points: The point at each knot.
-        history: Images seen, and the losses at the knots then.
+        history: Images seen, times of knots, and the losses there then.
+        images: Fresh images seen.
         steps: How many steps were taken.
         seconds: How long they took.
+        alone: The same for the descent of each knot by itself.
     """
 
     points: list[Point] = field(repr=False)
     history: list[dict]
+    images: int
     steps: int
     seconds: float
+    alone: tuple[list[dict], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,10 +172,19 @@ class Solver:
         options: How to solve.
         run: Takes a descent to its end, by name.
         judge: Images to judge by at a knot, by its number.
+        starts: What the first descent of a family goes on from, each level by itself; the others start from nothing.
     """
 
-    def __init__(self, source: Source, times: tuple[float, ...], options: Options, run: Run, judge: Callable[[int], Level]) -> None:
-        self.source, self.times, self.options, self.run, self.judge = source, times, options, run, judge
+    def __init__(
+        self,
+        source: Source,
+        times: tuple[float, ...],
+        options: Options,
+        run: Run,
+        judge: Callable[[int], Level],
+        starts: Mapping[str, Found] | None = None,
+    ) -> None:
+        self.source, self.times, self.options, self.run, self.judge, self.starts = source, times, options, run, judge, starts or {}
         self._levels: Range | None = None
         self._watched: Groups | None = None
 
@@ -200,35 +218,53 @@ class Solver:
         options = [self.options, self.options.halved][: 1 + self.options.challenge]
         ended, others = [], []
         for number, o in enumerate(options):
-            parent = found[chosen.name.removeprefix("top1_")] if chosen.hard else None
-            start = self.start(model, o, number) if parent is None else parent[min(number, len(parent) - 1)].points
+            start = self.begun(chosen, number, o, found)
             ended.append(self.descended(chosen, number, o, start))
-            others.append(replace(ended[-1], points=start))
+            others.append(replace(ended[-1], points=start.points))
         others += [self.embedded(model, found[c][0], c) for c in chosen.contains if c in found]
         everyone = [replace(f, points=self.quiet(model, f.points)) for f in (*ended, *others)]
         best = min(everyone, key=lambda f: self.total(model, f.points))
         return [best, *(f for f in everyone[: len(ended)] if f is not best)]
 
-    def descended(self, chosen: Family, number: int, options: Options, start: list[Point]) -> Found:
-        """Down from a start: all levels together, then each by itself."""
-        model, name = self.model(chosen), f"{chosen.name}-{number + 1}"
-        images = options.images // 2 if chosen.hard else options.images  # half the way of a hard family is behind it
+    def begun(self, chosen: Family, number: int, options: Options, found: dict[str, list[Found]]) -> Found:
+        """What a descent starts from: what is given, the soft family's of the same number, or nothing."""
+        if number == 0 and chosen.name in self.starts:
+            return self.starts[chosen.name]
+        if not chosen.hard:
+            return Found(self.start(self.model(chosen), options, number), [], 0, 0, 0.0)
+        parents = found[chosen.name.removeprefix("top1_")]
+        return Found(parents[min(number, len(parents) - 1)].points, [], 0, 0, 0.0)
+
+    def descended(self, chosen: Family, number: int, options: Options, start: Found) -> Found:
+        """Down from a start: all levels together, unless that is given, then each by itself."""
+        name, given = f"{chosen.name}-{number + 1}", number == 0 and chosen.name in self.starts
+        images = options.images // 2 if chosen.hard and not given else options.images  # half the way of a hard family is behind it
         seed = (self.options.seed, 3 + number, list(FAMILIES).index(chosen.name))
         first = Pools.of(round((TOGETHER if len(self.times) > 1 else 1) * images))
-        task = Task(model, self.source, self.levels, self.times, first, (*seed, 0))
+        task = Task(self.model(chosen), self.source, self.levels, self.times, first, (*seed, 0))
+        if given:
+            task = replace(task, seed=(*seed, start.steps))
+            return self.apart(name, task, images, start)
         if chosen.hard:
             task = replace(task, sharper=SHARPER, softened=SOFTENED, opening=0.0)
-        together = self.run(name, Descent(task, start, self.watched))
-        task = replace(task, softened=0.0, opening=0.0)
-        alone, steps, seconds = list(together.points), together.steps, together.seconds
-        for knot, share in enumerate(self.shares() if len(self.times) > 1 else []):
-            if ALONE * images * share < GROUPS * IMAGES:  # not enough for a step
+        together = self.run(name, Descent(task, start.points, self.watched))
+        return self.apart(name, task, ALONE * images, together) if len(self.times) > 1 else together
+
+    def apart(self, name: str, task: Task, images: float, start: Found) -> Found:
+        """Each level by itself."""
+        out = replace(start, points=list(start.points), alone=tuple([] for _ in self.times))
+        for knot, share in enumerate(self.shares()):
+            if images * share < GROUPS * IMAGES:  # not enough for a step
                 continue
-            pools, t = Pools.of(round(ALONE * images * share)), self.times[knot]
-            by_itself = replace(task, levels=self.levels.at(t), times=(t,), pools=pools, seed=(*seed, 1, knot), rate=ALONE_RATE)
-            found = self.run(f"{name}-level-{knot + 1}", Descent(by_itself, [alone[knot]], self.watched.part(torch.tensor([knot]))))
-            alone[knot], steps, seconds = found.points[0], steps + found.steps, seconds + found.seconds
-        return Found(alone, together.history, steps, seconds)
+            pools, t, seed = Pools.of(round(images * share)), self.times[knot], (*task.seed[:-1], 1 + task.seed[-1], knot)
+            by_itself = replace(
+                task, levels=self.levels.at(t), times=(t,), pools=pools, seed=seed, rate=ALONE_RATE, softened=0.0, opening=0.0
+            )
+            descent = Descent(by_itself, [start.points[knot]], self.watched.part(torch.tensor([knot])))
+            found = self.run(f"{name}-level-{knot + 1}", descent)
+            out.points[knot], out.alone[knot][:] = found.points[0], found.history
+            out = replace(out, images=out.images + found.images, steps=out.steps + found.steps, seconds=out.seconds + found.seconds)
+        return out
 
     def shares(self) -> list[float]:
         """Share of the images that each knot gets for itself: in proportion to what the loss of ELS counts there."""
