@@ -82,8 +82,8 @@ def test_points_between_levels_are_those_that_are_used_there(solved):
     for t, (a, b) in ((0.4, (0, 1)), (0.6, (1, 2)), (TIMES[1], (1, 2))):
         low, here, high = (float(SCHEDULE(s)[1] / SCHEDULE(s)[0]) for s in (TIMES[a], t, TIMES[b]))
         share = torch.tensor(here / low).log() / torch.tensor(high / low).log()
-        (point,) = solved.points_at([t])
-        for mine, theirs in zip((*point.net, point.coefficients), (*(m := mixed(solved, a, b, share.double(), t)).net, m.coefficients), strict=True):
+        (point,), expected = solved.points_at([t]), mixed(solved, a, b, share.double(), t)
+        for mine, theirs in zip((*point.net, point.coefficients), (*expected.net, expected.coefficients), strict=True):
             assert_close(mine, theirs, atol=1e-6)
 
 

@@ -137,7 +137,8 @@ class Plan:
     @staticmethod
     def _same(solution: SolvedScore, name: str, given: object, expected: object) -> None:
         if given != expected:
-            raise InputError(f"a solution of {solution.setting.family} with {name} {given}", f"{name} {expected}", "solve anew, or correct the option")
+            found = f"a solution of {solution.setting.family} with {name} {given}"
+            raise InputError(found, f"{name} {expected}", "solve anew, or correct the option")
 
     @property
     def families(self) -> list[Family]:

@@ -77,8 +77,9 @@ class SolvedScore(Denoiser):
         points: The solution at each level.
         certificates: The certificate of each level, as JSON values.
         clusters: Clusters of the basis it was solved in (`LocalBasis.clusters`); made anew if None.
-        descent: How the solution was found, as JSON values: images and losses on the way of all levels together (``history``) and of each by
-            itself (``alone``), fresh ``images``, ``steps``, ``solve_seconds``, and at each level what the printed equation misses (``printed``).
+        descent: How the solution was found, as JSON values: images and losses on the way of all levels together (``history``) and of
+            each by itself (``alone``), fresh ``images``, ``steps``, ``solve_seconds``, and at each level what the printed equation
+            misses (``printed``).
         noise: The noise schedule, where it is not the one of that name with its default parameters.
         memory: Working memory in bytes.
     """
