@@ -28,8 +28,9 @@ from rich.table import Table
 
 from benchmarks.bench_posterior import jittered, timed
 from theory.data import ImageSet, load
+from theory.engines.pruned import store
+from theory.engines.pruned.engine import forest
 from theory.machines import EquivariantLocal
-from theory.posterior.pruned import store
 
 GAINS = ((0.2, 30.0), (0.5, 5.0), (1.0, 1 / 1.1))  # up to this sigma, at least this gain over the exact sum at the most images
 GROWTH = 0.8  # largest exponent of the cost in the number of images, at the lowest noise
@@ -67,11 +68,10 @@ def measure(data: ImageSet, window: int, sigmas: list[float], rtol: float) -> li
     """One number of images and patch size; a row for each noise level."""
     exact, pruned = (EquivariantLocal(data, patch_size=window, rtol=r) for r in (0.0, rtol))
     truth = EquivariantLocal(data, patch_size=window, engine="windows")
-    size = (window, window)
     test = load("photos", count=1, seed=5).images
     noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {store.VARIABLE: folder}):
-        build = timed(lambda: pruned._forest(None, size, pruned.meetings(size)))
+        build = timed(lambda: forest(pruned.case(None, (window, window), data.images)))
         stored = sum(file.stat().st_size for file in Path(folder).iterdir())
         rows = []
         for sigma in sigmas:

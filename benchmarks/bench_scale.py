@@ -27,9 +27,10 @@ from rich.table import Table
 
 from benchmarks.bench_posterior import exponentials, machine, timed
 from theory.data import load
+from theory.engines.windows.layout import layout
+from theory.meetings import same_class
 from theory.noise import CosineSchedule
 from theory.patches import border_blocks
-from theory.posterior.windows import layout as windows
 
 SETS = ("digits", "mnist5k", "photos:count=500", "photos:count=5000", "photos:count=50000")
 MACHINES = (("els", 3), ("els", 17), ("ls", 3), ("ls", 17), ("es", 0), ("is", 0))  # zero borders, and the patch size
@@ -123,7 +124,7 @@ def expected(name: str, kind: str, patch: int, batch: int) -> float:
     """Seconds that a score is likely to take."""
     count, side = {"digits": (1797, 8), "mnist5k": (5000, 28)}.get(name) or (int(name.partition("=")[2]), 32)
     if kind == "els":
-        return batch * count * windows.zeros(side, side, (patch, patch)).cost * 1e-9 / torch.get_num_threads()
+        return batch * count * layout(same_class((side, side), (patch, patch))).cost * 1e-9 / torch.get_num_threads()
     transforms = 30 if kind == "es" else 1  # of a pixel, in units of a pair
     return batch * pairs(kind, patch, torch.Size((count, 1, side, side))) * transforms / RATE
 

@@ -11,8 +11,18 @@ from tests.typecheck import import_unchecked
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker is a core, and so are the processes it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-for module in ("compiled", "exponential", "lanes", "thin", "windows.kernel", "pruned.grow", "pruned.search"):
-    import_unchecked(f"theory.posterior.{module}")
+for module in (
+    "compiled",
+    "exponential",
+    "lanes",
+    "listed.thin",
+    "windows.boxes",
+    "windows.kernel",
+    "pruned.grow",
+    "pruned.leaves",
+    "pruned.search",
+):
+    import_unchecked(f"theory.engines.{module}")
 install_import_hook(["theory", "empirical"], "tests.typecheck.checked")
 
 import torch  # noqa: E402

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.helpers import noise
-from theory.posterior import Keys, KeySource
+from theory.engines.listed.source import Keys, KeySource
 
 
 def source_of(keys, values, log_weights, concentration=None) -> KeySource:

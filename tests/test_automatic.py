@@ -1,18 +1,19 @@
-"""Which engine ``"auto"`` takes for listed candidates."""
+"""Which engine ``"auto"`` takes, and what a plan says."""
 
 import logging
 
 import pytest
 import torch
 
-import theory.posterior as posterior
-import theory.posterior.fused as fused
+import theory.engines.listed.fused as fused
 from tests import otherdevice
 from tests.helpers import random_set
-from theory.machines import Ideal, Local
-from theory.machines import base as machines
+from theory.data import load
+from theory.engines import Case, Training, choice, choose
+from theory.machines import MACHINES, Equivariant, EquivariantLocal, Ideal, Local
+from theory.meetings import everywhere, images
 
-CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+CUDA = torch.device("cuda")
 
 
 @pytest.fixture(params=[None, "not installed", "compiler"])
@@ -21,16 +22,31 @@ def lacking(request, monkeypatch):
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(fused, "find_spec", lambda name: None if request.param == "not installed" else name)
     monkeypatch.setattr(fused.shutil, "which", lambda name: None if request.param == "compiler" else f"/usr/bin/{name}")
-    posterior._tell.cache_clear()
+    choice._tell.cache_clear()
     return request.param
 
 
-def test_choice(lacking, caplog):
+class OnCuda:
+    """Stands for a tensor on CUDA, of which only that is asked."""
+
+    dtype, device = torch.float32, CUDA
+
+    def to(self, like) -> "OnCuda":
+        return self
+
+
+def test_patches_on_cuda_take_triton_where_it_is_and_say_once_where_it_is_not(lacking, caplog, monkeypatch, as_users_run_it):
     caplog.set_level(logging.WARNING)
-    assert posterior.automatic(CPU, True) == posterior.automatic(CPU, False) == posterior.automatic(CUDA, False) == "stream"
-    assert not caplog.messages
+    data = random_set()
+    training = Training(data, lambda mean: mean, 2**29, False)
+    monkeypatch.setattr(training, "centred", lambda label, like: (data.images.float(), torch.zeros(len(data.images))))
+    monkeypatch.setattr(training, "agreed", lambda choices: choices)
+    monkeypatch.setattr(choice.torch, "tensor", lambda values, device: torch.Tensor(values))
+    shape = tuple(data.images.shape[-2:])
     for _ in range(2):
-        assert posterior.automatic(CUDA, True) == ("stream" if lacking else "triton")
+        training.free()
+        assert choose(Case(everywhere(shape, (3, 3)), training, None, OnCuda()), "auto").engine.name == ("stream" if lacking else "triton")
+        assert choose(Case(images(shape), training, None, OnCuda()), "auto").engine.name == "stream"
     assert [lacking in told for told in caplog.messages] == ([True] if lacking else [])  # told once, with the reason
 
 
@@ -40,17 +56,45 @@ def test_a_compiler_named_in_the_environment_will_do(lacking, monkeypatch):
 
 
 @pytest.mark.skipif(not otherdevice.AVAILABLE, reason="this torch has no backend for Python (2.13 has)")
-@pytest.mark.parametrize(("machine", "by_patches"), [(Ideal, False), (Local, True)])
-def test_machines_ask_with_the_device_of_their_input(machine, by_patches, monkeypatch):
+@pytest.mark.parametrize("machine", [Ideal, Local])
+def test_machines_ask_with_the_device_of_their_input(machine, monkeypatch):
     asked = []
-    monkeypatch.setattr(machines, "automatic", lambda *told: asked.append(told) or "stream")
+    monkeypatch.setattr(choice, "_fastest", lambda case, find=choice._fastest: asked.append(case.like.device.type) or find(case))
     data = random_set()
     options = {"patch_size": 3, "border": "zeros"} if machine.per_pixel else {}
     with otherdevice.Constants():
         x_t = data.images[:2].to(otherdevice.install())
         machine(data, **options)(x_t, 0.5)
-        assert asked
-        assert {(device.type, patches) for device, patches in asked} == {(otherdevice.NAME, by_patches)}
+        assert set(asked) == {otherdevice.NAME}
         asked.clear()
         machine(data, engine="stream", **options)(x_t, 0.5)
     assert not asked  # an engine asked for by name is taken
+
+
+@pytest.mark.parametrize("name", list(MACHINES))
+def test_a_plan_names_the_engine_its_cost_and_what_was_turned_down(name):
+    data = random_set()
+    machine = MACHINES[name](data, **({"patch_size": 3} if MACHINES[name].per_pixel else {}))
+    told = machine.plan(data.images[:3], torch.tensor([0.2, 0.5, 0.9])).splitlines()
+    assert told[-1] == "  not pruned: rtol is 0: nothing may be left out"
+    refused = [line.split(":")[0].strip() for line in told[1:-1]]
+    if machine.per_pixel:
+        assert ": stream (stream " in told[0] or ": windows (windows " in told[0]
+        assert told[0].endswith("a noisy image on one core)") and refused == ["not fourier", "not triton"]
+    else:
+        assert told[0].endswith(": stream" if name == "ideal" else ": fourier")
+        assert refused == ["not windows", *(["not fourier"] if name == "ideal" else []), "not triton"]
+
+
+def test_what_is_kept_is_freed(monkeypatch):
+    machine = Equivariant(random_set())
+    machine(machine.data.images[:1], 0.5)
+    assert machine.training.room < machine.memory // 4
+    machine.training.free()
+    assert machine.training.room == machine.memory // 4
+    toy = EquivariantLocal(load("toy"), patch_size=5)
+    x_t = toy.data.images[:1]
+    assert choose(toy.case(None, (5, 5), x_t), "auto").engine.name == "stream" and toy.training.room < toy.memory // 4
+    crops = EquivariantLocal(random_set(40), patch_size=3)
+    choose(crops.case(None, (3, 3), crops.data.images), "auto")
+    assert crops.training.room == crops.memory // 4  # nothing is kept of a comparison that windows won

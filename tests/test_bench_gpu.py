@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import command, jobs, scores, sizes, worker
 from benchmarks.gpu.budget import Budget
-from benchmarks.gpu.case import PEERS, SIDE, Case
+from benchmarks.gpu.case import ENGINES, PEERS, SIDE, Case
 from benchmarks.gpu.command import Ended
 from benchmarks.gpu.exact import exact_means
 from benchmarks.gpu.measure import BOUND, measure
@@ -22,7 +22,6 @@ from empirical.networks import NETWORKS
 from tests import reference
 from tests.helpers import assert_close, noise, random_images
 from theory.machines import MACHINES
-from theory.posterior import ENGINES
 
 CPU = torch.device("cpu")
 SMOKE = ["--device", "cpu", "--smoke"]

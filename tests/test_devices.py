@@ -9,6 +9,7 @@ import torch
 import empirical.calibrate
 import empirical.compare
 import empirical.reproduce
+import theory.command.task
 import theory.solve
 from empirical.train import Config, Trainer
 from figures.command import Effort, computed
@@ -121,7 +122,7 @@ def test_the_main_job(options, device, tmp_path, monkeypatch):
     small = {"levels": 2, "draws": 8, "samples": 4, "steps": 3, "images": 256, "fresh": 100, "features": 8}
     reports = []
     for name, where in (("cpu", torch.device("cpu")), ("other", device)):
-        monkeypatch.setattr(theory.solve, "find_device", lambda _, where=where: where)
+        monkeypatch.setattr(theory.command.task, "find_device", lambda _, where=where: where)
         theory.solve.run(dataset=STRIP, out=tmp_path / name, **small, **options)
         reports.append(json.loads((tmp_path / name / "report.json").read_text()))
     for machine, expected in reports[0]["machines"].items():
@@ -191,7 +192,7 @@ def test_calibration(device, saved, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_study(device, tmp_path, monkeypatch):
     """Networks are trained and theories solved there, what they leave is read and compared on the CPU."""
-    for module in (empirical.reproduce, theory.solve):
+    for module in (empirical.reproduce, theory.command.task):
         monkeypatch.setattr(module, "find_device", lambda _: device)
     out = tmp_path / "study"
     assert (

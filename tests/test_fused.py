@@ -15,16 +15,18 @@ from tests.helpers import assert_close, noise, random_set
 from tests.sums import coefficients, exact, exact_sizes, problem, source_of
 from tests.typecheck import import_unchecked
 from theory.data import load
+from theory.engines.listed.source import stored
+from theory.engines.listed.stream import stream_sum
+from theory.engines.state import State
 from theory.machines import EquivariantLocal, Local
-from theory.posterior import State, stored, stream_sum
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # is read when triton is imported, and again when a kernel starts
 triton = pytest.importorskip("triton", reason="triton is not installed: pip install -e '.[gpu]'")
-import_unchecked("theory.posterior.fused.kernel")
+import_unchecked("theory.engines.listed.fused.kernel")
 
-from theory.posterior.fused import engine, kernel  # noqa: E402
-from theory.posterior.fused.engine import sum_fused  # noqa: E402
+from theory.engines.listed.fused import engine, kernel  # noqa: E402
+from theory.engines.listed.fused.engine import sum_fused  # noqa: E402
 
 MEMORY = 2**26
 INTERPRETED = not isinstance(kernel.sum_keys, triton.runtime.jit.JITFunction)
@@ -321,8 +323,8 @@ def test_the_kernel_compiles_for_gpus():
         import inspect, torch, triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from theory.posterior.fused import engine
-        from theory.posterior.fused.kernel import sum_keys
+        from theory.engines.listed.fused import engine
+        from theory.engines.listed.fused.kernel import sum_keys
         names = list(inspect.signature(sum_keys.fn).parameters)
         for dtype, kind in ((torch.float32, "*fp32"), (torch.float64, "*fp64")):
             (high, wide), floor, split = engine.TILE[dtype], engine.FLOOR[dtype], kind == "*fp32"

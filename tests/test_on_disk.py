@@ -8,11 +8,11 @@ from tests.helpers import assert_close, noise, random_images, refused
 from theory import metrics
 from theory.centred import Centred, mean_image
 from theory.data import ImageSet, load
+from theory.engines.windows import cpu as engine
 from theory.errors import InputError
 from theory.machines import Equivariant, EquivariantLocal, Ideal, Local
-from theory.machines.base import MINIMUM
+from theory.machines.checks import MINIMUM
 from theory.metrics import memorisation
-from theory.posterior.windows import engine
 from theory.provenance import provenance
 
 MAKES = {

@@ -10,12 +10,16 @@ from hypothesis import strategies as st
 from tests.helpers import assert_close, noise, random_images, random_set, refused
 from tests.sums import coefficients, exact, problem, source_of
 from theory.data import ImageSet
+from theory.engines.listed import fused
+from theory.engines.listed import stream as engine
+from theory.engines.listed.dense import dense_sum
+from theory.engines.listed.problems import problems
+from theory.engines.listed.source import stored
+from theory.engines.listed.stream import FLOOR, _chunks, _product, _Tile
+from theory.engines.listed.stream import stream_sum as stream
+from theory.engines.state import State
 from theory.errors import InputError
 from theory.machines import EquivariantLocal, Ideal, Local
-from theory.posterior import State, dense_sum, fused, stored
-from theory.posterior import stream as engine
-from theory.posterior import stream_sum as stream
-from theory.posterior.stream import FLOOR, _chunks, _product, _Tile
 
 MEMORY = 2**26
 
@@ -140,7 +144,7 @@ def test_result_does_not_depend_on_the_memory_budget(machine, sigma_time):
 def test_the_small_budget_really_cuts():
     data = ImageSet(random_images(97, 3, 20, 20), "random")
     model = EquivariantLocal(data, patch_size=7, memory=2**24)
-    source = list(model.problems(data.images, torch.zeros(97), (7, 7)))[24].source
+    source = list(problems(model.meetings((7, 7)), data.images, torch.zeros(97)))[24].source
     pieces = list(_chunks(source, 2000, 2**23, torch.device("cpu")))
     assert len(pieces) > 3 and len({stop - start for start, stop, _ in pieces}) > 1
 

@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from tests.helpers import assert_close, noise, random_images, refused
+from theory import meetings
 from theory.data import ImageSet, load
+from theory.engines.pruned import index, store, walk
+from theory.engines.pruned import leaves as loops
+from theory.engines.pruned.engine import forest as forest_of
+from theory.engines.windows.layout import layout
 from theory.errors import InputError
 from theory.machines import Equivariant, EquivariantLocal, Ideal, Local
 from theory.patches import border_blocks
-from theory.posterior.pruned import engine, index, meetings, search, store
 
 MACHINES = {
     "zeros": partial(EquivariantLocal, patch_size=5),
@@ -29,8 +33,8 @@ PIXELS = 2.0  # range of the training pixels
 @pytest.fixture
 def always(monkeypatch):
     """Trees are walked whether that pays or not."""
-    monkeypatch.setattr(engine, "affordable", lambda x, *_: torch.ones(len(x), dtype=torch.bool))
-    monkeypatch.setattr(engine, "TASK", 0.0)
+    monkeypatch.setattr(walk, "affordable", lambda x, *_: torch.ones(len(x), dtype=torch.bool))
+    monkeypatch.setattr(walk, "TASK", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +83,9 @@ def test_float32_queries_are_summed_up_to_rounding(photos, always, size, t):
     machine = EquivariantLocal(photos, patch_size=size, border="circular", rtol=1e-12)
     x = noisy(photos, machine, t).float()
     single, double = machine(x, t), machine(x.double(), t)
-    assert_close(single.mean, double.mean, atol=PIXELS * engine.TOLERANCE)
-    assert_close(single.log_evidence, double.log_evidence, atol=engine.TOLERANCE, rtol=1e-6)
-    assert_close(single.ess, double.ess, rtol=2 * engine.TOLERANCE)
+    assert_close(single.mean, double.mean, atol=PIXELS * walk.TOLERANCE)
+    assert_close(single.log_evidence, double.log_evidence, atol=walk.TOLERANCE, rtol=1e-6)
+    assert_close(single.ess, double.ess, rtol=2 * walk.TOLERANCE)
 
 
 @pytest.mark.parametrize("size", [3, 7])
@@ -91,7 +95,7 @@ def test_the_bound_holds_in_float32_too(photos, always, size):
         x = noisy(photos, exact, t)
         a, b = exact(x, t), pruned(x.float(), t)
         assert 0 < float(b.skipped.max()) <= 1e-2
-        assert bool(((a.mean - b.mean).abs() <= PIXELS * (b.skipped[:, None] + engine.TOLERANCE)).all())
+        assert bool(((a.mean - b.mean).abs() <= PIXELS * (b.skipped[:, None] + walk.TOLERANCE)).all())
 
 
 @pytest.mark.parametrize("size", [32, 80, 248, 872, 3072])
@@ -106,8 +110,8 @@ def test_distances_in_float32_are_as_good_as_they_say(size):
             true = ((query - keys) ** 2).sum(1)
             place = [np.uintp(i * size) for i in range(len(keys))]
             single, flat = query.astype(np.float32), keys.reshape(-1)
-            found = np.array([search._distance_single(flat, i, single, np.uintp(0), np.uintp(size)) for i in place])
-            bound = [search._rounding(d, 1.0, abs(query).max() + 1, np.uintp(size)) / math.log(2) for d in true]
+            found = np.array([loops._distance_single(flat, i, single, np.uintp(0), np.uintp(size)) for i in place])
+            bound = [loops.rounding(d, 1.0, abs(query).max() + 1, np.uintp(size)) / math.log(2) for d in true]
             assert (abs(found - true) <= bound).all()
             assert np.max(abs(found - true) / bound) > 0.05  # and the bound is no empty one
 
@@ -121,7 +125,7 @@ def test_queries_far_away_are_not_compared_by_rounded_coordinates(always):
 @pytest.mark.parametrize("lowest", [-60, -290])
 def test_weights_as_unequal_as_numbers_can_be(dtype, lowest, monkeypatch):
     """The nearest candidate weighs next to nothing: exponentials of the others must not be floored above it."""
-    monkeypatch.setattr(engine, "TASK", 0.0)
+    monkeypatch.setattr(walk, "TASK", 0.0)
     weights = 10 ** torch.linspace(lowest, 0, 400, dtype=torch.float64)
     data = ImageSet(random_images(400, 3, 8, 8), "unequal", weights=weights)
     x = 0.99 * data.images[[0, 200, 390]].to(dtype)
@@ -161,14 +165,14 @@ def test_equal_images_are_one_candidate(always):
     out = EquivariantLocal(data, patch_size=3, rtol=1e-3)(noise((1, 1, 4, 4), seed=2), 0.5)
     assert_close(out.mean, torch.full((1, 1, 4, 4), 0.3), atol=1e-7)
     assert_close(out.ess[0, 1, 1], 200.0, rtol=1e-12)  # four inner pixels of 50 images
-    tree = index.build(data.images, data.weights, meetings.zeros(4, 4, (3, 3)))[4]
+    tree = index.build(data.images, data.weights, meetings.same_class((4, 4), (3, 3)))[4]
     assert int((tree.weights > 0).sum()) == 1
 
 
 @pytest.mark.parametrize("side", [5, 7])
 def test_bounds_of_boxes_and_coordinates_hold(photos, side):
     """No candidate is nearer than its coordinates say, and none of a node nearer than its box."""
-    pairs = meetings.circular(12, 12, (side, side))
+    pairs = meetings.everywhere((12, 12), (side, side))
     tree = index.build(photos.images, photos.weights, pairs)[0]
     planes, block = index.Planes.of(photos.images, pairs.border), pairs.blocks[0][1]
     leaves, width = tree.starts.shape
@@ -176,7 +180,7 @@ def test_bounds_of_boxes_and_coordinates_hold(photos, side):
     queries = keys[:: len(keys) // 7] + 0.3 * np.random.default_rng(0).standard_normal((1, keys.shape[1]))
     full = (tree.weights > 0).flatten().numpy()
     points = index.coordinates(queries, tree.basis.numpy()).astype(np.float32)
-    slack = 4 * search.UNIT * (np.linalg.norm(queries, axis=1) + float(tree.reach))
+    slack = 4 * loops.UNIT * (np.linalg.norm(queries, axis=1) + float(tree.reach))
     dims, tight = points.shape[1], []
     flat = [getattr(tree, name).flatten().numpy() for name in ("low", "high", "coords")]
     for q in range(len(queries)):
@@ -186,12 +190,12 @@ def test_bounds_of_boxes_and_coordinates_hold(photos, side):
             levels.insert(0, levels[0].reshape(-1, 2).min(1))
         nodes = np.concatenate(levels)
         for node in range(len(tree.mass)):
-            box = search._box(flat[0], flat[1], np.uintp(node * dims), points.reshape(-1), np.uintp(q * dims), np.uintp(dims))
-            assert search._cost(box, slack[q], 1.0, np.uintp(dims)) <= nodes[node]
+            box = loops.box_distance(flat[0], flat[1], np.uintp(node * dims), points.reshape(-1), np.uintp(q * dims), np.uintp(dims))
+            assert loops.cost_of(box, slack[q], 1.0, np.uintp(dims)) <= nodes[node]
         for leaf in range(leaves):
             near, place = np.empty(width, np.float32), np.uintp(leaf * dims * width)
-            search._distances(flat[2], place, points.reshape(-1), np.uintp(q * dims), np.uintp(dims), np.uintp(width), near)
-            low = np.array([search._cost(d, slack[q], 1.0, np.uintp(dims)) for d in near])
+            loops.coordinate_distances(flat[2], place, points.reshape(-1), np.uintp(q * dims), np.uintp(dims), np.uintp(width), near)
+            low = np.array([loops.cost_of(d, slack[q], 1.0, np.uintp(dims)) for d in near])
             ok = np.isfinite(true[leaf])
             assert (low[ok] <= true[leaf][ok]).all()
             tight.extend(low[ok] / true[leaf][ok])
@@ -244,7 +248,7 @@ def test_each_image_takes_the_cheaper_way(monkeypatch):
     """A clean image is found in the tree; one of pure noise is as near to all candidates, and summed exactly."""
     data = load("photos:count=300,size=12")
     exact, machine = (EquivariantLocal(data, patch_size=5, **o) for o in ({}, {"rtol": 1e-3}))
-    monkeypatch.setattr(engine, "TASK", 0.0)
+    monkeypatch.setattr(walk, "TASK", 0.0)
     times = torch.tensor([0.01, 0.95], dtype=torch.float64)
     x = noisy(data, machine, times)
     a, b = exact(x, times), machine(x, times)
@@ -255,14 +259,13 @@ def test_each_image_takes_the_cheaper_way(monkeypatch):
 
 def test_the_probe_stops_at_what_it_is_allowed(photos, monkeypatch):
     machine = MACHINES["zeros"](photos, rtol=1e-6)
-    forest = machine._forest(None, (5, 5), machine.meetings((5, 5)))
+    forest = forest_of(machine.case(None, (5, 5), photos.images))
     x, one = noisy(photos, machine, 0.9), torch.ones(2).double()
     spent = []
-    walk = engine._walk
-    monkeypatch.setattr(engine, "_walk", lambda *a: (spent.append(walk(*a)[1]), walk(*a))[1])
-    assert not engine.affordable(x, 0.1 * one, one, forest, 1e-6, 1e7).any()
+    monkeypatch.setattr(walk, "_walk", lambda *a, step=walk._walk: (spent.append(step(*a)[1]), step(*a))[1])
+    assert not walk.affordable(x, 0.1 * one, one, forest, 1e-6, 1e7).any()
     assert sum(spent) < 3e6  # of two images, 1e7 each
-    assert engine.affordable(x, 0.1 * one, one, forest, 1e-6, math.inf).all()
+    assert walk.affordable(x, 0.1 * one, one, forest, 1e-6, math.inf).all()
 
 
 def test_other_machines_stay_exact(photos):
@@ -291,9 +294,8 @@ def test_classes_are_those_of_the_layouts():
     data = ImageSet(random_images(2, 1, 6, 7), "any")
     for size in ((3, 3), (5, 3), (1, 7)):
         for machine in (EquivariantLocal(data, patch_size=size, border=b) for b in ("zeros", "circular")):
-            meet, layout = machine.meetings(size), machine.layout(size)
-            assert_close(meet.partners, layout.partners)
-            assert_close(meet.area, layout.area)
-        local = Local(data, patch_size=size)
-        assert_close(local.meetings(size).area, local.layout(size).area)
-        assert len(meetings.zeros(6, 7, size).blocks) == len(border_blocks(6, 7, size))
+            meet = machine.meetings(size)
+            assert_close(meet.partners, layout(meet).partners)
+        local = Local(data, patch_size=size).meetings(size)
+        assert_close(local.partners, layout(local).partners)
+        assert len(meetings.same_class((6, 7), size).blocks) == len(border_blocks(6, 7, size))

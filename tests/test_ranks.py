@@ -44,10 +44,11 @@ def answers(**options) -> dict[str, torch.Tensor]:
 
 def certify() -> None:
     """What each process leaves out of its own share adds up to a bound on all."""
-    from theory.posterior.pruned import engine
 
-    engine.affordable = lambda x, *_: torch.arange(len(x)) % 2 == dist.get_rank()  # processes of two minds do as the first says
-    engine.TASK = 0.0
+    from theory.engines.pruned import walk
+
+    walk.affordable = lambda x, *_: torch.arange(len(x)) % 2 == dist.get_rank()  # processes of two minds do as the first says
+    walk.TASK = 0.0
     data, x = load("photos:count=40,size=8"), noise((2, 3, 8, 8), seed=1)
     exact, pruned = (EquivariantLocal(data, patch_size=3, **o)(x, 0.1) for o in ({}, {"rtol": 1e-2, "distributed": True}))
     assert bool(((exact.mean - pruned.mean).abs() <= 2 * pruned.skipped[:, None] + 1e-12).all())

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from numba.core.caching import CacheImpl
 
-from theory.posterior.compiled import _own, _temporary, compiled
+from theory.engines.compiled import _own, _temporary, compiled
 
 ROOT = Path(__file__).parent.parent
 GATHER = """
 import sys
 import numpy as np
-from theory.posterior.pruned.grow import gather
+from theory.engines.pruned.grow import gather
 out = np.zeros((1, 2))
 gather(np.arange(4.0), np.array([1]), 1, 2, 4, out)
 print(sys.modules[gather.__module__].__file__, *out[0], *gather.stats.cache_hits.values(), *gather.stats.cache_misses.values())

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.helpers import assert_close
 from theory import solve
+from theory.command import measure
 from theory.data import load
 from theory.errors import InputError
 from theory.machines import MACHINES, EquivariantLocal
@@ -79,7 +80,7 @@ def test_same_seed_same_bytes(toy, tmp_path):
 def test_interrupted_run_resumes_to_the_same_result(toy, tmp_path, monkeypatch, capsys):
     """Stopped after two machines; resuming computes only the other two and ends with the same samples."""
     out, measured = tmp_path / "run", []
-    losses = solve._losses
+    losses = measure._losses
 
     def stop_at_the_third(machine, *rest):
         measured.append(machine.name)
@@ -87,7 +88,7 @@ def test_interrupted_run_resumes_to_the_same_result(toy, tmp_path, monkeypatch, 
             raise KeyboardInterrupt
         return losses(machine, *rest)
 
-    monkeypatch.setattr(solve, "_losses", stop_at_the_third)
+    monkeypatch.setattr(measure, "_losses", stop_at_the_third)
     assert run("--dataset", "toy", *ALL, "--out", out) == 130
     assert "--resume" in capsys.readouterr().err
     assert not (out / "report.json").exists()

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import assert_close, noise, refused
-from theory import attention
 from theory import solve as command
+from theory.command import solving
 from theory.data import load
 from theory.errors import InputError
 from theory.machines import EquivariantLocal
@@ -258,23 +258,23 @@ def test_a_run_that_solves_nothing_leaves_no_solution_of_an_earlier_one(finished
 
 def test_interrupted_it_resumes_to_the_same_solution(finished, tmp_path, monkeypatch, capsys):
     """Stopped in the middle of the second descent of the first family, and again while the last is written."""
-    saved, told = attention.Parts.save, []
+    saved, told = solving.Parts.save, []
 
     def stop(self, name, kept, last):
-        monkeypatch.setattr(attention, "KEEP", 0)
+        monkeypatch.setattr(solving, "KEEP", 0)
         saved(self, name, kept, last)
         told.append(name)
         if len(told) in (2, 5):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(attention.Parts, "save", stop)
+    monkeypatch.setattr(solving.Parts, "save", stop)
     for resume in ([], ["--resume"]):
         assert run(*SMALL, *SOLVE, "--out", tmp_path / "run", *resume) == 130
         assert "--resume" in capsys.readouterr().err
     parts = ["", "-level-1", "-level-2"]
     names = list(dict.fromkeys(told))
     assert names == [f"identity-{i}{part}" for i in (1, 2) for part in parts][: len(names)]  # one after the other, none again
-    monkeypatch.setattr(attention.Parts, "save", saved)
+    monkeypatch.setattr(solving.Parts, "save", saved)
     assert run(*SMALL, *SOLVE, "--out", tmp_path / "run", "--resume") in (0, 1)
     for name in ("identity", "full"):
         ours, theirs = (p / "attention" / f"{name}.safetensors" for p in (tmp_path / "run", finished))
@@ -284,7 +284,7 @@ def test_interrupted_it_resumes_to_the_same_solution(finished, tmp_path, monkeyp
 def test_a_descent_cut_off_between_its_two_files_starts_again(tmp_path):
     """The tensors of a later step beside the numbers of an earlier one, or of the first save, would be a state that never was."""
     results = ResultDirectory(tmp_path / "run", {}, False)
-    parts = attention.Parts(results)
+    parts = solving.Parts(results)
     for step in (76, 152):
         parts.save("full-1", lambda at=step: Kept({"theta": torch.full((3,), float(at))}, at, [], 1.0), True)
     assert parts.load("full-1").step == 152 and parts.load("full-1").tensors["theta"][0] == 152
@@ -382,7 +382,7 @@ def test_a_solve_goes_on_from_a_saved_solution_at_more_knots(finished, tmp_path)
     [
         (["--families", "full", "--solved", "nowhere"], "solution nowhere/full"),
         (["--families", "full", "--reference", "nowhere/full"], "solution nowhere/full"),
-        (["--families", "full", "--start", "nowhere"], "solution nowhere/full"),
+        (["--families", "full", "--start", "nowhere"], "a solution of 'full' in it"),
         (["--families", "full", "--embedding", "4", "--start", "SAVED"], "with features 8"),
         (["--families", "full", "--start", "SAVED", "--solved", "SAVED"], "--start and --solved"),
         (["--families", "--start", "SAVED"], "--start without a family"),

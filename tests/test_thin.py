@@ -5,8 +5,8 @@ import torch
 
 from tests.helpers import assert_close, noise
 from theory.data import ImageSet
+from theory.engines.listed import thin
 from theory.machines import Ideal
-from theory.posterior import thin
 
 
 @pytest.mark.parametrize("keys", [6, 7, 95, 97, 770, 1601])

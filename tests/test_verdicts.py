@@ -2,8 +2,8 @@
 
 import pytest
 
-from theory.attention import attention_tables, verdicts
-from theory.picture import title
+from theory.command.picture import title
+from theory.command.tables import attention_tables, verdicts
 
 NOBODY, TRIED = [], [{"name": "solve 2", "independent": True, "loss": 0.5, "below": 0.0, "stderr": 0.1}]
 

@@ -10,14 +10,17 @@ import torch
 from numba import njit
 
 from tests.helpers import assert_close, noise, random_images
+from theory import meetings
 from theory.data import ImageSet, load
+from theory.engines import choose, lanes
+from theory.engines.exponential import exp2
+from theory.engines.lanes import LANES
+from theory.engines.windows import boxes, kernel
+from theory.engines.windows import cpu as engine
+from theory.engines.windows.layout import layout
 from theory.errors import InputError
 from theory.machines import Equivariant, EquivariantLocal, Ideal, Local
 from theory.patches import border_classes
-from theory.posterior import lanes
-from theory.posterior.exponential import exp2
-from theory.posterior.lanes import LANES
-from theory.posterior.windows import engine, kernel, layout
 
 SIZES = [(1, 1), (3, 3), (3, 5), (7, 1), (9, 9), (13, 13)]  # of images with 5 x 6 pixels: some windows wrap more than once
 
@@ -155,7 +158,7 @@ def test_rounding_stays_below_its_bound(kind, clean):
     for k, sigma in itertools.product((3, 9, 17), (0.05, 0.3, 0.7)):
         alpha, sigma = torch.full((2,), (1 - sigma**2) ** 0.5).double(), torch.full((2,), sigma).double()
         noisy = alpha[0] * x + (0 if clean else sigma[0] * noise(x.shape, k))
-        table = layout.circular(20, 20, (k, k))
+        table = layout(meetings.everywhere((20, 20), (k, k)))
         with ThreadPoolExecutor(1) as threads:
             (single,), (double,) = (
                 engine._run(threads, noisy, alpha, sigma, data[2:], weights, [table], dtype, 16) for dtype in (torch.float32, torch.float64)
@@ -179,7 +182,7 @@ def test_the_rounded_factor_of_training_images_leaves_no_error_of_one_sign(sigma
     """Distances of a black image from another: all errors that remain are independent, and their mean is far below one of them."""
     image, alpha = random_images(1, 3, 40, 40) + 2, torch.full((1,), (1 - sigma**2) ** 0.5).double()
     x, sigma = torch.zeros(1, 3, 40, 40, dtype=torch.float64), torch.full((1,), sigma).double()
-    table = layout.in_place(40, 40, (3, 3), "circular")
+    table = layout(meetings.in_place((40, 40), (3, 3), "circular"))
     with ThreadPoolExecutor(1) as threads:
         (single,), (double,) = (
             engine._run(threads, x, alpha, sigma, image, torch.zeros(1), [table], dtype, 16) for dtype in (torch.float32, torch.float64)
@@ -217,7 +220,7 @@ def test_pieces_and_threads_do_not_matter(monkeypatch):
 def test_many_small_images(dtype):
     """So many weights of a pixel that float32 sums are taken over to float64 in between, and in one piece."""
     data, x = images(8000, 1, 3, 3), noise((2, 1, 3, 3), seed=4).to(dtype)
-    table = layout.circular(3, 3, (3, 3))
+    table = layout(meetings.everywhere((3, 3), (3, 3)))
     assert engine._step([table], 9, 2**29) > 8000 > LANES * kernel.TERMS / 9
     whole, listed = (EquivariantLocal(data, patch_size=3, border="circular", engine=name)(x, 0.6) for name in ("windows", "stream"))
     for a, b in zip(whole, listed, strict=True):
@@ -241,7 +244,7 @@ def test_working_memory_bounds_the_cores_and_what_they_read(monkeypatch):
 def test_layout_pairs_pixels_of_one_border_class(size):
     classes = border_classes(5, 6, size)
     same = classes.flatten()[:, None] == classes.flatten()
-    table = layout.zeros(5, 6, size)
+    table = layout(meetings.same_class((5, 6), size))
     met = torch.zeros(30, 30, dtype=torch.bool)
     for (dy, y0, y1, *_), (dx, x0, x1, *_) in itertools.product(table.rows, table.cols):
         for y, x in itertools.product(range(y0, y1), range(x0, x1)):
@@ -279,8 +282,8 @@ def test_exponential(run, dtype, floor, tolerance):
 
 @njit
 def boxes_along(row, fours, out, k, n):
-    kernel._fours(lanes.pointer(fours), lanes.pointer(row), np.uintp(LANES), np.uintp(n + k - 4 if k > 3 else 0))
-    kernel._along(lanes.pointer(out), lanes.pointer(row), lanes.pointer(fours), np.uintp(k), np.uintp(n))
+    boxes._fours(lanes.pointer(fours), lanes.pointer(row), np.uintp(LANES), np.uintp(n + k - 4 if k > 3 else 0))
+    boxes._along(lanes.pointer(out), lanes.pointer(row), lanes.pointer(fours), np.uintp(k), np.uintp(n))
 
 
 @njit
@@ -290,7 +293,7 @@ def boxes_down(rows, ring, fours, out, k, n):
         for i in range(pitch):
             ring[r % 4 * pitch + i] = rows[r * pitch + i]
         place = lanes.after(lanes.pointer(out), np.uintp(max(0, r + 1 - k) * pitch))
-        kernel._down(place, lanes.pointer(ring), lanes.pointer(fours), np.uintp(r), np.uintp(k), np.uintp(n))
+        boxes._down(place, lanes.pointer(ring), lanes.pointer(fours), np.uintp(r), np.uintp(k), np.uintp(n))
 
 
 @pytest.mark.parametrize("k", range(1, 36, 2))
@@ -306,12 +309,13 @@ def test_box_sums(k):
 
 
 def test_auto_lists_patches_where_few_are_distinct_and_windows_elsewhere():
-    toy = EquivariantLocal(load("toy"), patch_size=5)
-    assert toy._windows(None, (5, 5), torch.zeros(1)) is None
-    crops = EquivariantLocal(load("photos", count=4), patch_size=5)
-    assert crops._windows(None, (5, 5), torch.zeros(1)) is not None
+    for data, expected in ((load("toy"), "stream"), (load("photos", count=4), "windows")):
+        machine = EquivariantLocal(data, patch_size=5)
+        choice = choose(machine.case(None, (5, 5), torch.zeros(1)), "auto")
+        assert choice.engine.name == expected and set(choice.seconds) == {"stream", "windows"}
+        assert choice.seconds[expected] == min(choice.seconds.values())
 
 
 def test_windows_are_refused_where_there_are_none():
-    with pytest.raises(InputError, match="engine='windows' for machine 'ideal'"):
+    with pytest.raises(InputError, match="engine='windows' here, where it needs a machine that sees patches"):
         Ideal(images(), engine="windows")(torch.zeros(1, 2, 5, 6), 0.5)

@@ -12,7 +12,7 @@ A border class is a rectangle of pixels with one common window, so it is stored 
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from numbers import Integral
 
@@ -106,6 +106,11 @@ class Block:
     def window(self) -> Size:
         """Height and width of the window."""
         return self.above + 1 + self.below, self.left + 1 + self.right
+
+    def moved(self, size: Size) -> "Block":
+        """The same pixels in an image that is wrapped for windows of this size (`wrap`)."""
+        rows, cols = ((a + k // 2, b + k // 2) for (a, b), k in zip((self.rows, self.cols), size, strict=True))
+        return replace(self, rows=rows, cols=cols)
 
 
 def runs(length: int, size: int) -> list[tuple[Size, int, int]]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from theory.denoiser import require_noise
+from theory.engines.listed.problems import Problem, pixels, problems
+from theory.engines.listed.source import items_within
 from theory.errors import InputError
-from theory.machines.base import AnalyticDenoiser, Problem, pixels
-from theory.posterior.source import items_within
+from theory.machines.base import AnalyticDenoiser
 from theory.types import Images
 
 
@@ -61,16 +62,18 @@ def provenance(machine: AnalyticDenoiser, x_t: Images, t: float, label: int | No
     require_noise(sigma)
     x_t = x_t.double()
     size = machine.patch_size(float(t))
-    images, log_weights = machine.training(label, x_t)
-    centred = x_t - alpha * machine.centre_of(label).to(x_t.device)
+    case = machine.case(label, size, x_t)
+    images, log_weights = machine.training.centred(label, x_t)
+    centred = x_t - alpha * machine.training.centre(label).to(x_t.device)
     count, _, height, width = x_t.shape
     image = torch.zeros(count, height, width, dtype=torch.int64, device=x_t.device)
     pixel, weight = image.new_zeros(count, height, width, 2), x_t.new_zeros(count, height, width)
-    for problem in machine.problems(images, log_weights, size):
+    for problem in problems(case.meetings, images, log_weights):
         best, share = _heaviest(problem, problem.queries(centred), float(alpha), float(sigma), machine.memory)
         item, row = best // problem.source.rows, best % problem.source.rows
         groups = torch.arange(len(best), device=best.device)[:, None].expand_as(best)
-        place, area = problem.origins.to(best.device)[groups, row], (slice(None), problem.rows, problem.cols)
+        place = problem.origins.to(best.device)[groups, row]
+        area = (slice(None), *((...,) if case.meetings.whole else (problem.rows, problem.cols)))  # a whole image has one answer
         image[area] = problem.place(item[..., None])[:, 0]
         pixel[area] = torch.stack([problem.place(place[..., i, None])[:, 0] for i in (0, 1)], -1)
         weight[area] = problem.place(share[..., None])[:, 0]

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+from theory.engines import NAMES
 from theory.patches import border_blocks
-from theory.posterior import ENGINES
 
 SIDE = 32  # pixels of a photo crop
+ENGINES = tuple(name for name in NAMES if name != "fourier")  # which serves ES alone, where `auto` takes it
 PEERS = ("matmul", "attention")  # the fastest plain ways to the same sum
 MOST = 500  # images that a peer lists the patches of: for more there is no room
 
@@ -20,7 +21,7 @@ class Case:
         images: Training images.
         batch: Noisy images at a time.
         sigma: Noise level.
-        engine: A key of `theory.posterior.ENGINES`, or one of `PEERS`.
+        engine: One of `ENGINES`, or one of `PEERS`.
     """
 
     machine: str

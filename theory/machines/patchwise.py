@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from numbers import Integral
 
 import torch
-from torch import Tensor
 
 from theory.data.imageset import ImageSet
 from theory.denoiser import Posterior
+from theory.engines import Case, choose
 from theory.errors import InputError
 from theory.machines.base import AnalyticDenoiser
 from theory.noise import Schedule
 from theory.patches import PatchSchedule, PatchSize, Size, check_border
-from theory.types import BatchLabels, Images, Times
+from theory.types import BatchLabels, Coefficients, Images, Times
 
 
 class PatchDenoiser(AnalyticDenoiser):
@@ -43,6 +43,11 @@ class PatchDenoiser(AnalyticDenoiser):
         self.border = check_border(border)
         super().__init__(data, schedule, **options)
 
+    @property
+    def shape(self) -> Size:
+        """Height and width of the images."""
+        return self.data.images.shape[-2], self.data.images.shape[-1]
+
     def patch_size(self, t: float) -> Size:
         return self.patch_sizes(t)
 
@@ -72,22 +77,26 @@ class PatchDenoiser(AnalyticDenoiser):
         windows = [_one(size) for size in sizes]
         for window in windows:
             self.check_size(window)
-        alpha, sigma, _, classes = self._asked(x_t, t, label)
+        alpha, sigma, kinds = self._asked(x_t, t, label)
+        classes = [label_ for label_, _ in kinds]
         found: list[list[Posterior]] = [[] for _ in windows]
         order = []
         for kind in dict.fromkeys(classes):
             rows = [i for i, other in enumerate(classes) if other == kind]
             order += rows
-            for parts, part in zip(found, self._sweep(x_t[rows], alpha[rows], sigma[rows], kind, windows), strict=True):
+            cases = [self.case(kind, size, x_t) for size in windows]
+            for parts, part in zip(found, self._sweep(cases, x_t[rows], alpha[rows], sigma[rows]), strict=True):
                 parts.append(part)
         back = torch.tensor(order, device=x_t.device).argsort()
         return [Posterior(*(torch.cat(field)[back] for field in zip(*parts, strict=True))) for parts in found]
 
-    def _sweep(self, x_t: Images, alpha: Tensor, sigma: Tensor, label: int | None, sizes: list[Size]) -> list[Posterior]:
-        layouts = [self._windows(label, size, x_t) for size in sizes] if self.rtol == 0 else [None]
-        if None in layouts:
-            return [self._posterior(x_t, alpha, sigma, label, size) for size in sizes]
-        return self._solve_windows(layouts, x_t, alpha, sigma, label)
+    def _sweep(self, cases: list[Case], x_t: Images, alpha: Coefficients, sigma: Coefficients) -> list[Posterior]:
+        """Together where one engine sums all sizes, else one by one."""
+        engines = [choose(case, self.engine).engine for case in cases]
+        if self.rtol > 0 or any(engine is not engines[0] for engine in engines):
+            return [self._posterior(case, x_t, alpha, sigma) for case in cases]
+        states = engines[0].sweep(cases, x_t, alpha, sigma)
+        return [self._told(case, engines[0], state, x_t, sigma) for case, state in zip(cases, states, strict=True)]
 
 
 def _one(size) -> Size:

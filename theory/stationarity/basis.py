@@ -23,9 +23,10 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from theory.data.imageset import ImageSet
+from theory.engines.listed.source import Keys, KeySource, stored
+from theory.engines.listed.stream import stream_sum
 from theory.errors import InputError, choices
 from theory.patches import Size, check_border
-from theory.posterior import Keys, KeySource, stored, summation
 from theory.stationarity.sites import Sites, all_sites
 from theory.types import Float, Images
 
@@ -264,7 +265,7 @@ class Coordinates:
         projected = (patches - a * clean.mean) @ clean.directions
         coefficients = (c.double().repeat_interleave(count) for c in (alpha, sigma))
         queries = projected.reshape(1, batch * count, -1)
-        state = summation("stream")(queries, *coefficients, self.source(x_t), self.memory // 2)
+        state = stream_sum(queries, *coefficients, self.source(x_t), self.memory // 2)
         ends = [self.channels, self.channels + self.rank]
         els, components, clusters = state.mean.double().reshape(batch, count, -1).tensor_split(ends, -1)
         directions = clean.directions[:, : self.rank]

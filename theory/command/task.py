@@ -1,0 +1,107 @@
+"""Options made real: everything is checked and built before anything is written."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from theory.command.options import Config, parse_patch_size
+from theory.commandline import find_device, several
+from theory.data import ImageSet, load
+from theory.denoiser import Denoiser
+from theory.errors import InputError, choices
+from theory.machines import MACHINES, AnalyticDenoiser
+from theory.noise import Schedule, schedule
+from theory.sampling import sampler
+from theory.stationarity import DEFAULT, FAMILIES, Options, Plan, SolvedScore
+from theory.stationarity.run import one_size
+
+REFERENCE = ", reference"  # after the name of a solution that is measured beside those of the run
+SOLVER = ("prediction", "strength", "beta", "embedding", "features", "images", "refinement", "fresh", "challenge")
+
+
+@dataclass(frozen=True)
+class Task:
+    """The configuration made real: what every machine is measured with."""
+
+    config: Config
+    data: ImageSet
+    schedule: Schedule
+    times: list[float]
+    machines: dict[str, AnalyticDenoiser]
+    plan: Plan | None
+    solved: dict[str, SolvedScore]
+    reference: dict[str, SolvedScore]
+    device: torch.device
+    dtype: torch.dtype
+    memory: int
+    distributed: bool
+
+    @property
+    def samples(self) -> int:
+        return self.config.samples or (2000 if self.data.rule else 100)
+
+    def shared(self, denoiser: Denoiser) -> bool:
+        """Whether all processes compute it together: solutions are the first one's alone."""
+        return self.distributed and isinstance(denoiser, AnalyticDenoiser)
+
+
+def prepare(config: Config, device: str, memory: int) -> Task:
+    """Check every option and build what the run needs; writes nothing."""
+    for name, value in (("levels", config.levels), ("steps", config.steps)):
+        require(value >= 1, f"--{name} {value}", "at least 1")
+    require(config.draws >= 2, f"--draws {config.draws}", "at least 2, for a standard error")
+    require(config.samples is None or config.samples >= 1, f"--samples {config.samples}", "at least 1")
+    require(config.seed >= 0, f"--seed {config.seed}", "0 or more")
+    require(config.dtype in ("float32", "float64"), f"--dtype {config.dtype!r}", "'float32' or 'float64'")
+    names = tuple(MACHINES) if "all" in config.machines else tuple(dict.fromkeys(config.machines))
+    for name in names:
+        require(name in MACHINES, f"machine {name!r}", choices(MACHINES))
+    for name in config.families or ():
+        require(name in FAMILIES or name == "all", f"family {name!r}", choices([*FAMILIES, "all"]))
+    solver = Options.of(config.quality, **{name: getattr(config, name) for name in SOLVER}, seed=config.seed)
+    where = find_device(device)
+    noise, _ = schedule(config.schedule), sampler(config.sampler)
+    patch_size = None if config.patch_size is None else parse_patch_size(config.patch_size)
+    data = load(config.dataset).select(config.label)
+    distributed = several()
+    options = {"schedule": noise, "memory": memory << 20, "rtol": config.rtol, "distributed": distributed}
+    local = {"patch_size": patch_size or data.patch_size, "border": config.border}
+    machines = {name: MACHINES[name](data, **options, **(local if MACHINES[name].per_pixel else {})) for name in names}
+    times = [(i + 0.5) / config.levels for i in range(config.levels)]
+    dtype = getattr(torch, config.dtype)
+    families = _families(config.families, data)
+    size = one_size(local["patch_size"]) if families else None
+    plan = Plan(data, noise, families, tuple(times), size, config.border, solver, dtype, where, memory << 20) if families else None
+    for option in ("start", "solved"):
+        require(getattr(config, option) is None or plan is not None, f"--{option} without a family", "families to take from there")
+    require(config.start is None or config.solved is None, "--start and --solved", "one of them")
+    if config.start is not None:
+        there = tuple(f.name for f in plan.families if (Path(config.start) / f"{f.name}.json").is_file())
+        require(bool(there), f"--start {config.start}", f"a solution of {choices(f.name for f in plan.families)} in it")
+        plan = replace(plan, starts=tuple(_taken(config.start, there, plan).values()))
+    solved = {} if config.solved is None else _taken(config.solved, families, plan)
+    require(not config.reference or plan is not None, "--reference without a family to solve", "saved solutions of what is solved")
+    reference = {k: x for path in config.reference for k, x in _taken(Path(path).parent, (Path(path).name,), plan).items()}
+    beside = {f"{name}{REFERENCE}": solution for name, solution in reference.items()}
+    return Task(config, data, noise, times, machines, plan, solved, beside, where, dtype, memory << 20, distributed)
+
+
+def _taken(path: str | Path, names: tuple[str, ...], plan: Plan) -> dict[str, SolvedScore]:
+    """Saved solutions, which must be of the same problem."""
+    loaded = {name: SolvedScore.load(Path(path) / name, plan.data, plan.schedule, plan.memory) for name in names}
+    for name, solution in loaded.items():
+        require(solution.setting.family == name, f"solution {path}/{name} of family {solution.setting.family}", f"family {name}")
+        plan.require_same(solution)
+    return loaded
+
+
+def _families(given: tuple[str, ...] | None, data: ImageSet) -> tuple[str, ...]:
+    if given is None:
+        return DEFAULT if data.rule else ()
+    return tuple(FAMILIES) if "all" in given else given
+
+
+def require(condition: bool, given: str, expected: str) -> None:
+    if not condition:
+        raise InputError(given, expected, "see --help")

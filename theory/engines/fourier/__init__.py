@@ -1,0 +1,1 @@
+"""Sums over all circular shifts of whole images, by Fourier transforms."""
