@@ -15,7 +15,7 @@ from theory.patches import BORDERS, PatchSchedule, PatchSize
 from theory.sampling import SAMPLERS
 from theory.stationarity import DEFAULT, FAMILIES, Options
 from theory.stationarity.basis import PREDICTIONS
-from theory.stationarity.solver import QUALITIES
+from theory.stationarity.options import QUALITIES
 
 CHEAP = tuple(name for name in MACHINES if name != "equivariant")  # its candidates are all shifts of all images
 

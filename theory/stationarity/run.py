@@ -20,8 +20,9 @@ from theory.stationarity.descent import Descent
 from theory.stationarity.families import DEFAULT, Family
 from theory.stationarity.fresh import Source
 from theory.stationarity.level import Level
+from theory.stationarity.options import Options
 from theory.stationarity.solution import MEMORY, Setting, SolvedScore
-from theory.stationarity.solver import Found, Options, Solved, Solver, with_parents
+from theory.stationarity.solver import Found, Solved, Solver, with_parents
 
 DEFAULTS = Options()
 

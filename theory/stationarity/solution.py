@@ -29,8 +29,8 @@ from theory.stationarity.curve import Curve, units
 from theory.stationarity.equations import Head, forward
 from theory.stationarity.families import Family, family
 from theory.stationarity.learned import Draws, Model, Net, Point
+from theory.stationarity.options import Options
 from theory.stationarity.sites import all_sites
-from theory.stationarity.solver import Options
 from theory.types import BatchLabels, Float, Images, Times
 
 FORMAT = "theory.stationarity/3"

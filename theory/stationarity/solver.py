@@ -8,109 +8,28 @@ place, whose derivative is then that of the softmax.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from theory.errors import InputError, choices
-from theory.stationarity.basis import PREDICTIONS
 from theory.stationarity.certificate import Certificate, certify
 from theory.stationarity.curve import units
 from theory.stationarity.descent import GROUPS, IMAGES, Descent, Pools, Range, Task
-from theory.stationarity.equations import Head, Output, Roles, printed, variation
+from theory.stationarity.equations import Head
 from theory.stationarity.families import FAMILIES, Family, family
 from theory.stationarity.fresh import Groups, Source
-from theory.stationarity.galerkin import Galerkin
+from theory.stationarity.gap import printed_gap
 from theory.stationarity.learned import Draws, Model, Point
 from theory.stationarity.level import Level
+from theory.stationarity.options import Options
 
-FINEST = 6  # refinement: 64 knots for each level
-LARGEST = 1e30  # strength and beta are numbers of float32, with room to spare
 SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
-PRINTED = 2000  # images at most for the printed equation
-NOTHING = 1e-6  # share of the target's variance that is no loss at all
 TOGETHER, ALONE = 0.4, 0.6  # shares of the images
 ALONE_RATE = 1e-3  # of Adam
 WATCHED = 500  # images of each knot that progress is told from, and starts are compared by
-
-
-# How much is put into a solve. "quick" shows the effect in minutes, "full" is as good as we know how to.
-QUALITIES = {
-    "quick": {"features": 64, "images": 60_000},
-    "standard": {"features": 64, "images": 600_000, "challenge": True},
-    "full": {"features": 128, "images": 2_400_000, "refinement": 1, "challenge": True, "fresh": 10_000},
-}
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to solve. Everything here determines the numbers.
-
-    Attributes:
-        prediction: What the network outputs: ``"sample"``, ``"epsilon"`` or ``"score"``. It changes the optimum where
-            values are tied to another role.
-        strength: Strength ``lambda`` of the attention.
-        beta: Inverse temperature of the attention.
-        embedding: Numbers ``d`` in a query or key of the families where it is free.
-        features: Learned features of a patch.
-        images: Fresh noisy images to solve on, over all levels together, in whole pools of at most 4,864 (`Pools`); each is
-            used a few times.
-        refinement: How often the intervals between levels are halved: ``2**refinement - 1`` more knots in each, equally spaced in
-            ``log(sigma / alpha)``, at which functions are solved too.
-        challenge: Whether to solve a second time, from another start, with half the features and images.
-        fresh: Other noisy images, of each level, to judge by.
-        seed: Seed of everything random.
-    """
-
-    prediction: str = "sample"
-    strength: float = 1.0
-    beta: float = 1.0
-    embedding: int = 32
-    features: int = 64
-    images: int = 60_000
-    refinement: int = 0
-    challenge: bool = False
-    fresh: int = 3000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value, kind = getattr(self, f.name), {int: int, float: (int, float), str: str, bool: bool}[f.type]
-            if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-                raise InputError(f"{f.name} {value!r}", f"a value of type {f.type.__name__}", "correct the option")
-        checks = (
-            ("prediction", self.prediction in PREDICTIONS, choices(PREDICTIONS)),
-            ("features", self.features >= 2, "at least 2"),
-            ("images", self.images >= 1, "at least 1"),
-            ("refinement", 0 <= self.refinement <= FINEST, f"0 to {FINEST}"),
-            ("fresh", self.fresh >= 100, "at least 100"),
-            ("embedding", self.embedding >= 1, "at least 1"),
-            ("beta", 0 < self.beta <= LARGEST, f"a positive number up to {LARGEST:g}"),
-            ("strength", abs(self.strength) <= LARGEST, f"a number between -{LARGEST:g} and {LARGEST:g}"),
-            ("seed", self.seed >= 0, "0 or more"),
-        )
-        for name, fit, expected in checks:
-            if not fit:
-                raise InputError(f"{name} {getattr(self, name)!r}", expected, "correct the option")
-
-    @classmethod
-    def of(cls, quality: str, **changes) -> "Options":
-        """Those of a quality, a key of `QUALITIES`; ``changes`` that are not None take precedence.
-
-        Raises:
-            InputError: If there is no such quality, or a value does not fit.
-        """
-        if quality not in QUALITIES:
-            raise InputError(f"quality {quality!r}", choices(QUALITIES), "choose one of these")
-        return cls(**{**QUALITIES[quality], **{name: value for name, value in changes.items() if value is not None}})
-
-    @property
-    def halved(self) -> "Options":
-        """Those of the second solve."""
-        return replace(self, features=max(2, self.features // 2), images=max(1, self.images // 2))
 
 
 @dataclass(frozen=True)
@@ -345,34 +264,3 @@ def embedded(model: Model, smaller: Model, point: Point) -> Point:
     for mine, theirs in zip(model.family.ties, smaller.family.ties, strict=True):
         played.setdefault(mine, theirs)
     return Point(point.net, torch.cat([point.coefficients[..., source[played[f]]] for f in model.family.functions], -1))
-
-
-def printed_gap(model: Model, point: Point, level: Level) -> float | None:
-    """How much of the force of attention the printed equation misses at a solution of the literal family.
-
-    The first variation is the local term ``r_p`` and what attention adds to it. Returned is the norm of the
-    projected difference between the printed and the exact first variation, relative to that of what attention
-    adds to the exact one: 0 if the print were right. None where attention adds nothing.
-    """
-    draws = level.fresh.part(slice(PRINTED))
-    problem, half = Galerkin(model, point, draws), len(draws.target) // 2
-
-    def norms(draws: Draws) -> Tensor:
-        """Both terms, flat."""
-        return torch.stack([torch.cat([m.flatten() for m in problem.tested(problem.theta, term, draws)]) for term in (missed, added)])
-
-    def only(z: Tensor) -> Roles:
-        zero = torch.zeros_like(z)
-        return Roles(z, zero, zero, zero)
-
-    def added(roles: Roles, output: Output, residual: Tensor) -> Roles:
-        exact = variation(roles, output, residual, model.head)
-        return Roles(exact.h - residual, *exact[1:])
-
-    def missed(roles: Roles, output: Output, residual: Tensor) -> Roles:
-        exact = sum(variation(roles, output, residual, model.head))
-        return only(printed(roles.h, output, residual, model.head) - exact)
-
-    # The product of the means of independent halves: sampling noise does not add to it.
-    wrong, attention = (norms(draws.part(slice(half))) * norms(draws.part(slice(half, 2 * half)))).sum(1).clamp(min=0).sqrt().tolist()
-    return wrong / attention if attention > NOTHING * level.variance**0.5 else None
