@@ -12,7 +12,7 @@ from theory.errors import InputError
 from theory.machines import EquivariantLocal
 from theory.metrics import Estimate
 from theory.noise import CosineSchedule
-from theory.stationarity import FAMILIES, Options, Plan, solve
+from theory.stationarity import FAMILIES, Options, Plan, gap, solve
 from theory.stationarity.basis import LocalBasis, predicted, recovered
 from theory.stationarity.certificate import contains_els
 from theory.stationarity.equations import Head, Roles, forward, loss
@@ -234,17 +234,17 @@ def test_families_bring_those_they_start_from():
 
 
 def test_the_printed_equation_misses_something_and_the_exact_one_nothing(monkeypatch):
-    def gap(**changes) -> float | None:
+    def missed(**changes) -> float | None:
         return Plan(STRIP, SCHEDULE, ("literal",), (0.5,), (3, 1), options=Options(**(TINY | changes))).solve()["literal"].printed[0]
 
-    assert gap() > 0.2
+    assert missed() > 0.2
 
     def exact(z, output, residual, head):
         return sum(gap.variation(Roles(z, z, z, z), output, residual, head))
 
     monkeypatch.setattr(gap, "printed", exact)
-    assert gap() < 1e-5
-    assert gap(strength=0.0) is None  # no force, nothing to miss
+    assert missed() < 1e-5
+    assert missed(strength=0.0) is None  # no force, nothing to miss
 
 
 def test_a_family_is_embedded_in_one_that_contains_it():
