@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from empirical import challenge as command
-from empirical import reproduce
 from empirical.challenge import OFF, challenge, challenged, places, table, verdicts
 from empirical.checkpoint import Checkpoint
 from empirical.denoiser import NetworkDenoiser
 from empirical.members import FAMILY, standing
 from empirical.networks import build
+from empirical.study import toy
 from empirical.training.config import Config
 from tests.helpers import assert_close, refused
 from theory.data import load
@@ -242,7 +242,7 @@ def test_members_among_networks(good):
 
 
 def test_networks_belong_to_the_families_they_are_reproduced_with():
-    assert {name: FAMILY[name] for name in reproduce.TOY} == {name: m.theory for name, m in reproduce.TOY.items()}
+    assert {name: FAMILY[name] for name in toy.TOY} == {name: m.theory for name, m in toy.TOY.items()}
 
 
 def test_a_trained_network_below_refutes_and_is_written(tmp_path, capsys):

@@ -14,6 +14,7 @@ from empirical.checkpoint import Checkpoint
 from empirical.compare import compare, flags, varying
 from empirical.metrics import Median, label_agreement, r2_pearson
 from empirical.models import open_model
+from empirical.study import job, toy
 from empirical.train import Config, train
 from tests.helpers import assert_close, random_set
 from theory.calibrated import patch_schedule, published, save_patch_schedule
@@ -223,7 +224,7 @@ def test_reproduction_of_the_toy_runs_and_goes_on(tmp_path, capsys):
     assert list(report["rows"]) == ["cnn", "identity", "top1"]  # with those they start from
     for name, row in report["rows"].items():
         assert set(row["agreement"]) == {"els", "top1_identity", "identity", "ideal"}
-        assert set(row["twins"]) == set(reproduce.AGREEMENT) and all(0 <= x <= 1 for x in row["twins"].values())
+        assert set(row["twins"]) == set(toy.AGREEMENT) and all(0 <= x <= 1 for x in row["twins"].values())
         shares = [report["comparisons"][f"{name}-{seed}"]["models"]["network"]["consistency"]["value"] for seed in (0, 1)]
         assert row["network"]["mean"] == pytest.approx(sum(shares) / 2)
     begun = {n: Checkpoint.load(tmp_path / "r" / "train" / f"{n}-0").identity["start"] for n in report["rows"]}
@@ -235,7 +236,7 @@ def test_reproduction_of_the_toy_runs_and_goes_on(tmp_path, capsys):
     samples = load_file(tmp_path / "r" / "samples.safetensors")
     for name in ("cnn-0", "top1-1"):  # what is kept is what was compared
         pair, kept = report["comparisons"][name]["pairs"]["els"], (samples[f"network.{name}"], samples["theory.els"])
-        assert len(kept[0]) == report["scale"]["samples"] <= reproduce.KEPT
+        assert len(kept[0]) == report["scale"]["samples"] <= job.KEPT
         assert pair["label_agreement"]["value"] == pytest.approx(label_agreement(load(STRIP).rule, *kept).value)
 
 
