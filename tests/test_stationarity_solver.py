@@ -15,6 +15,7 @@ from theory.noise import CosineSchedule
 from theory.stationarity import FAMILIES, Options, Plan, gap, solve
 from theory.stationarity.basis import LocalBasis, predicted, recovered
 from theory.stationarity.certificate import contains_els
+from theory.stationarity.descent import Pools, Task
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
 from theory.stationarity.galerkin import Galerkin, whitening
@@ -294,7 +295,22 @@ def test_the_lowest_of_all_is_the_solution_and_a_loss_that_is_no_number_the_high
         ends = [[Point(p.net, p.coefficients * f) for p in s] for s, f in zip(starts, factors.values(), strict=True)]
         totals = [made.total(model, p) for p in (*starts, *ends)]
         assert made.total(model, best.points) == min(totals) < math.inf
-        assert len(others) == (1 if min(totals) in totals[2:] else 2)
+        at = totals.index(min(totals)) % 2  # the challenger is the descent from the other start, never from the same
+        assert [f.points[0].net.width for f in others] == [starts[1 - at][0].net.width]
+
+
+def test_a_level_by_itself_is_kept_only_where_it_ends_lower():
+    """The lower level goes on to nothing at all, the higher one to three times its start."""
+    made = solver_that_ends(lambda name, knot, point: point, images=200_000)
+    start = made.start(made.model(FAMILIES["identity"]), made.options, 0)
+    factors = {"identity-1-level-1": 0.0, "identity-1-level-2": 3.0}
+    made.run = lambda name, d: Found([Point(p.net, p.coefficients * factors[name]) for p in d.points()], [], 256, 4, 0.0)
+    task = Task(made.model(FAMILIES["identity"]), made.source, made.levels, made.times, Pools(1, 1), (0, 0))
+    out = made.apart("identity-1", task, 200_000, Found(start, [], 0, 0, 0.0))
+    totals = [[float(task.model.losses(p, made.watch(i)).mean()) for i, p in enumerate(ps)] for ps in (start, out.points)]
+    ends = [Point(p.net, p.coefficients * f) for p, f in zip(start, factors.values(), strict=True)]
+    ended = [float(task.model.losses(p, made.watch(i)).mean()) for i, p in enumerate(ends)]
+    assert totals[1] == [min(pair) for pair in zip(totals[0], ended, strict=True)] and out.images == 512
 
 
 def test_a_level_where_els_is_lower_is_els(monkeypatch):

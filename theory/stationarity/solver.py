@@ -29,7 +29,7 @@ SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
 TOGETHER, ALONE = 0.4, 0.6  # shares of the images
 ALONE_RATE = 1e-3  # of Adam
-WATCHED = 500  # images of each knot that progress is told from, and starts are compared by
+WATCHED = 1000  # images of each knot that progress is told from, and starts are compared by
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ class Solver:
         return self._watched
 
     def solve(self, chosen: Family, found: dict[str, list[Found]]) -> list[Found]:
-        """The lowest of a family's descents, of their starts and of the families it contains; then the other descents.
+        """The lowest of a family's descents, of their starts and of the families it contains; then the descents from other starts, which
+        alone are independent of it.
 
         Args:
             chosen: The family.
@@ -143,7 +144,9 @@ class Solver:
         others += [self.embedded(model, found[c][0], c) for c in chosen.contains if c in found]
         everyone = [replace(f, points=self.quiet(model, f.points)) for f in (*ended, *others)]
         best = min(everyone, key=lambda f: self.total(model, f.points))
-        return [best, *(f for f in everyone[: len(ended)] if f is not best)]
+        place = next(i for i, f in enumerate(everyone) if f is best)
+        own = place % len(ended) if place < 2 * len(ended) else None  # the start it comes from
+        return [best, *(f for i, f in enumerate(everyone[: len(ended)]) if i != own)]
 
     def begun(self, chosen: Family, number: int, options: Options, found: dict[str, list[Found]]) -> Found:
         """What a descent starts from: what is given, the soft family's of the same number, or nothing."""
@@ -170,7 +173,7 @@ class Solver:
         return self.apart(name, task, ALONE * images, together) if len(self.times) > 1 else together
 
     def apart(self, name: str, task: Task, images: float, start: Found) -> Found:
-        """Each level by itself."""
+        """Each level by itself, as long as that is lower on the watched images: a descent may end above a start that was low."""
         out = replace(start, points=list(start.points), alone=tuple([] for _ in self.times))
         for knot, share in enumerate(self.shares()):
             if images * share < GROUPS * IMAGES:  # not enough for a step
@@ -181,7 +184,9 @@ class Solver:
             )
             descent = Descent(by_itself, [start.points[knot]], self.watched.part(torch.tensor([knot])))
             found = self.run(f"{name}-level-{knot + 1}", descent)
-            out.points[knot], out.alone[knot][:] = found.points[0], found.history
+            ends = [float(task.model.losses(p, self.watch(knot)).mean()) for p in (start.points[knot], found.points[0])]
+            out.points[knot] = found.points[0] if ends[1] < ends[0] or not np.isfinite(ends[0]) else start.points[knot]
+            out.alone[knot][:] = found.history
             out = replace(out, images=out.images + found.images, steps=out.steps + found.steps, seconds=out.seconds + found.seconds)
         return out
 
