@@ -16,7 +16,7 @@ from theory.noise import schedule
 TITLE = "How far the solution can be trusted"
 FAMILIES = ("identity", "full")
 STYLES = ("-", "--", "-.", ":")
-LEAST = 0.01  # loss of ELS below which rare images decide
+LEAST = 0.05  # loss of ELS below which rare images decide
 SHOWN = (0.4, 2.0)  # noise-to-signal ratios between which attention has most to say
 
 
@@ -47,7 +47,9 @@ def draw(numbers: Numbers) -> Figure:
         colour = COLOUR[name]
         levels = _shown(told)
         for ratio, style in zip(levels, STYLES, strict=False):
-            left.plot(*_descent(told, ratio), style, color=colour)
+            images, losses = _descent(told, ratio)
+            left.plot(images, losses, style, color=colour)
+            left.plot(images[-1], told["loss_fresh"][_nearest(told, ratio)], MARKER[name], color=colour, markersize=4)
             for loss in _networks(told, _nearest(told, ratio)):
                 left.axhline(loss, color=colour, linewidth=0.6, alpha=0.5, linestyle=style)
         seen = [i for i, els in enumerate(told["els_loss"]) if els > LEAST]
@@ -65,7 +67,7 @@ def draw(numbers: Numbers) -> Figure:
         left.plot([], [], color="k", linestyle=style, label=rf"$\sigma_t/\alpha_t={ratio:.2f}$")
     left.set(xscale="log", yscale="log", ylim=(0.02, 3), xlabel="noisy images seen", ylabel="loss above the ideal score's")
     left.legend(fontsize=6, loc="lower left", handlelength=2.6)
-    middle.plot([], [], color="k", linestyle=":", label="another start, half of everything")
+    middle.plot([], [], color="k", linestyle=":", label="another start")
     middle.plot([], [], color="k", linestyle="none", marker="x", label="trained networks")
     middle.axhline(1, color=GREY, linewidth=0.8, linestyle="--")
     middle.set(ylim=(0, 1.5), ylabel="loss over that of ELS")
@@ -121,10 +123,10 @@ def caption(numbers: Numbers) -> str:
         f"and of the noise built from learned features ({full['features']}). "
         "(a) Its loss on the way, at noise levels where attention has most to say, over "
         f"{full['images'] / 1e6:.2g} million pictures, each used four times: all levels together at first, then each by "
-        "itself on pictures of its own; thin horizontal lines: a trained network, after 47 million. "
-        "Levels join from the middle outwards, and are high until they do. "
+        "itself on pictures of its own; markers: on the certificate's pictures; thin horizontal lines: a trained network, after 47 "
+        "million. Levels join from the middle outwards, and are high until they do. "
         "(b) Where it ends, with three standard errors, as a share of the loss of ELS; dotted: a second descent from another start, "
-        "with half of the features and pictures; crosses: the networks. "
+        "with fewer pictures; crosses: the networks. "
         f"A level counts as converged where the second descent agrees and nobody lies below ({converged}). {lower}"
         "(c) What one more whitened gradient step promises on fresh pictures, beside what sampling noise alone would make it seem "
         "(dotted). Every loss is an upper bound on the optimum."

@@ -184,7 +184,9 @@ class Plan:
         like = torch.zeros(1, dtype=source.dtype, device=source.device)
         d = start.descent
         points = [p.to(like) for p in start.points_at(self.knots)]
-        return Found(points, d.get("history", []), d.get("images", 0), d.get("steps", 0), d.get("solve_seconds", 0.0))
+        own = dict(zip(start.setting.times, d.get("alone", []), strict=False))
+        alone = tuple(own.get(t, []) for t in self.knots)
+        return Found(points, d.get("history", []), d.get("images", 0), d.get("steps", 0), d.get("solve_seconds", 0.0), alone)
 
     def solution(self, name: str, solved: Solved) -> SolvedScore:
         """The solved score of a family."""

@@ -174,7 +174,7 @@ class Solver:
 
     def apart(self, name: str, task: Task, images: float, start: Found) -> Found:
         """Each level by itself, as long as that is lower on the watched images: a descent may end above a start that was low."""
-        out = replace(start, points=list(start.points), alone=tuple([] for _ in self.times))
+        out = replace(start, points=list(start.points), alone=tuple(list(a) for a in start.alone or [[]] * len(self.times)))
         for knot, share in enumerate(self.shares()):
             if images * share < GROUPS * IMAGES:  # not enough for a step
                 continue
@@ -186,7 +186,8 @@ class Solver:
             found = self.run(f"{name}-level-{knot + 1}", descent)
             ends = [float(task.model.losses(p, self.watch(knot)).mean()) for p in (start.points[knot], found.points[0])]
             out.points[knot] = found.points[0] if ends[1] < ends[0] or not np.isfinite(ends[0]) else start.points[knot]
-            out.alone[knot][:] = found.history
+            before = out.alone[knot][-1]["images"] if out.alone[knot] else 0
+            out.alone[knot].extend({**h, "images": before + h["images"]} for h in found.history)
             out = replace(out, images=out.images + found.images, steps=out.steps + found.steps, seconds=out.seconds + found.seconds)
         return out
 
