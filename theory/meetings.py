@@ -4,14 +4,12 @@ Along each axis of an image, runs of pixels of the noisy image see windows of on
 training image; the rectangles of pixels that meet are the products of a run of rows and a run of columns. That says all: which pixels,
 which windows, how they are cut off or wrapped, and what a candidate carries.
 
-| statement | machine |
-|---|---|
-| `images` | the image with each training image (IS) |
-| `shifts` | the image with all shifts of each training image (ES) |
-| `in_place` | a pixel with the same pixel (LS) |
-| `same_class` | a pixel with all pixels of its border class (ELS, zeros) |
-| `everywhere` | a pixel with all pixels (ELS, circular) |
-| `inside` | a pixel with the pixels whose window lies inside (ELS, interior) |
+- `images`: the image with each training image (IS);
+- `shifts`: the image with all shifts of each training image (ES);
+- `in_place`: a pixel with the same pixel (LS);
+- `same_class`: a pixel with all pixels of its border class (ELS, zeros);
+- `everywhere`: a pixel with all pixels (ELS, circular);
+- `inside`: a pixel with the pixels whose window lies inside (ELS, interior).
 """
 
 import math
