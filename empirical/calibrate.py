@@ -16,14 +16,13 @@ from rich.table import Table
 from empirical.metrics import Median, cosine
 from empirical.models import open_model
 from theory.calibrated import FORMAT, save_patch_schedule
-from theory.commandline import Parser, find_device, guarded
+from theory.commandline import Parser, console_of, find_device, guarded, live
 from theory.data import ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
 from theory.machines import EquivariantLocal
-from theory.metrics import noisy_images
+from theory.metrics import NoisyImages, noisy_images
 from theory.patches import PatchSchedule
-from theory.plain import PlainConsole
 from theory.results import prepare_file, versions
 
 CRITERIA = ("cosine", "mse")
@@ -77,22 +76,27 @@ def calibrate(
     task = progress.add_task("calibrating", total=levels) if progress else None
     chosen, records = [], []
     for t in ((i + 0.5) / levels for i in range(levels)):
-        noisy = noisy_images(shown, network.schedule, t, draws, seed, device)
-        score = network.score(noisy.x_t, t, label)
+        found = _matched(network, machine, noisy_images(shown, network.schedule, t, draws, seed, device), sizes, label)
+        sign = -1 if criterion == "cosine" else 1
+        chosen.append(min(found, key=lambda size: sign * found[size][criterion]["value"]))
         alpha, sigma = (float(c) for c in network.schedule(t))
-        found = {}
-        for size, posterior in zip(sizes, machine.sweep(noisy.x_t, t, sizes, label), strict=True):
-            other = (alpha * posterior.mean - noisy.x_t) / sigma**2
-            mse = (score - other).double().square().flatten(1).mean(1)
-            found[size] = {"cosine": Median.of(cosine(score, other))._asdict(), "mse": Median.of(mse)._asdict()}
+        records.append({"t": t, "ratio": sigma / alpha, "best": chosen[-1], "sizes": {str(size): v for size, v in found.items()}})
         if progress:
             progress.advance(task)
-        sign = -1 if criterion == "cosine" else 1
-        best = min(found, key=lambda size: sign * found[size][criterion]["value"])
-        chosen.append(best)
-        records.append({"t": t, "ratio": sigma / alpha, "best": best, "sizes": {str(size): values for size, values in found.items()}})
     options = {"criterion": criterion, "border": border, "draws": draws, "seed": seed, "rtol": rtol}
     return PatchSchedule.of(chosen), {**options, "levels": records}
+
+
+def _matched(network: Denoiser, machine: EquivariantLocal, noisy: NoisyImages, sizes: list[int], label: int | None) -> dict[int, dict]:
+    """How well the machine of each patch size matches a network on the same noisy images of one level."""
+    score = network.score(noisy.x_t, noisy.t, label)
+    alpha, sigma = (float(c) for c in network.schedule(noisy.t))
+    found = {}
+    for size, posterior in zip(sizes, machine.sweep(noisy.x_t, noisy.t, sizes, label), strict=True):
+        other = (alpha * posterior.mean - noisy.x_t) / sigma**2
+        mse = (score - other).double().square().flatten(1).mean(1)
+        found[size] = {"cosine": Median.of(cosine(score, other))._asdict(), "mse": Median.of(mse)._asdict()}
+    return found
 
 
 def table(report: dict) -> Table:
@@ -109,10 +113,8 @@ def table(report: dict) -> Table:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = Parser(
-        prog="python -m empirical.calibrate",
-        description="Fit the patch size of the ELS machine to a trained network, level by level, and write a patch schedule.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    p = Parser.of(
+        "empirical.calibrate", "Fit the patch size of the ELS machine to a trained network, level by level, and write a patch schedule."
     )
     p.add_argument("network", help="training directory or checkpoint")
     p.add_argument("--dataset", required=True, help="the training set")
@@ -124,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--label", type=int, help="condition both on this class")
     p.add_argument("--rtol", type=float, default=0.0, help="share of a posterior's weight that may be left out; 0 for exact sums")
     p.add_argument("--seed", type=int, default=0, help="seed of images and noise")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_device()
     p.add_argument("--out", type=Path, required=True, help="JSON file to write")
     return p
 
@@ -148,14 +150,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(a: argparse.Namespace) -> int:
-    console = PlainConsole(width=None if sys.stdout.isatty() else 150)
-    device = find_device(a.device)
+    console, device = console_of(), find_device(a.device)
     prepare_file(a.out, FORMAT)
     data = load(a.dataset)
     network = open_model(a.network, data, device=device)
     border = a.border or getattr(getattr(network, "module", None), "padding", "zeros")
     options = {"levels": a.levels, "draws": a.draws, "criterion": a.criterion, "label": a.label, "seed": a.seed, "rtol": a.rtol}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with live(console) as progress:
         schedule, report = calibrate(
             network, data, a.sizes or default_sizes(network, data, border), border=border, **options, device=device, progress=progress
         )

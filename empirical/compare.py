@@ -17,14 +17,13 @@ from torch import Tensor
 
 from empirical.metrics import Gap, Median, cosine, label_agreement, pearson_r, r2_determination, r2_pearson
 from empirical.models import is_network, open_model
-from theory.commandline import Parser, find_device, guarded
+from theory.commandline import Parser, console_of, find_device, guarded, live
 from theory.data import ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError
 from theory.machines import Ideal
 from theory.metrics import Estimate, Proportion, memorisation, noisy_images, squared_error
 from theory.noise import Schedule
-from theory.plain import PlainConsole
 from theory.results import prepare_file, versions, write_json
 from theory.sampling import DDIM, initial_noise
 
@@ -279,10 +278,8 @@ def titles(specs: list[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = Parser(
-        prog="python -m empirical.compare",
-        description="Hold models against the first one: samples from the same noise, scores and losses on the same noisy images.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    p = Parser.of(
+        "empirical.compare", "Hold models against the first one: samples from the same noise, scores and losses on the same noisy images."
     )
     p.add_argument(
         "models", nargs="+", metavar="MODEL", help="training directory, solution (runs/toy/attention/full) or machine; the truth first"
@@ -294,7 +291,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--draws", type=int, default=2000, help="noisy images per level")
     p.add_argument("--seed", type=int, default=0, help="seed of all noise")
     p.add_argument("--label", type=int, help="condition all models on this class")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_device()
     p.add_argument("--out", type=Path, help="JSON file to write")
     return p
 
@@ -306,15 +303,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(a: argparse.Namespace) -> int:
-    console = PlainConsole(width=None if sys.stdout.isatty() else 150)
-    device = find_device(a.device)
+    console, device = console_of(), find_device(a.device)
     if a.out is not None:
         prepare_file(a.out, FORMAT)
     data = load(a.dataset)
     opened: dict[str, Denoiser] = {}
     for name, spec in zip(titles(a.models), a.models, strict=True):  # machines take the noise schedule of the first
         opened[name] = open_model(spec, data, next(iter(opened.values())).schedule if opened else None, device)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with live(console) as progress:
         options = {"samples": a.samples, "steps": a.steps, "levels": a.levels, "draws": a.draws, "seed": a.seed, "label": a.label}
         options["device"] = device
         report = compare(opened, data, **options, progress=progress)

@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from empirical.study.digits import DIGITS, digits, digits_tables
 from empirical.study.job import FORMAT, SAMPLES, Job, Scale
@@ -22,10 +22,9 @@ from empirical.study.tables import toy_tables
 from empirical.study.toy import TOY, toy
 from empirical.train import DivergedError, stop_signal
 from empirical.training.memory import keep_freed_memory
-from theory.commandline import Parser, find_device, guarded
+from theory.commandline import Parser, console_of, find_device, guarded, live
 from theory.errors import InputError, choices
 from theory.lock import writing
-from theory.plain import PlainConsole
 from theory.results import prepare_file, read_json, write_json
 
 STUDIES = {"toy": (toy, toy_tables, "toy", TOY), "digits": (digits, digits_tables, "digits", DIGITS)}
@@ -33,11 +32,10 @@ STUDIES = {"toy": (toy, toy_tables, "toy", TOY), "digits": (digits, digits_table
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = Parser(
-        prog="python -m empirical.reproduce",
-        description="Train networks, compute their theories, and write how well theory predicts network. "
+    p = Parser.of(
+        "empirical.reproduce",
+        "Train networks, compute their theories, and write how well theory predicts network. "
         "Stopped, it goes on where it was when the command is repeated.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument("study", choices=list(STUDIES), help="what to reproduce")
     p.add_argument("--budget", type=float, default=1.0, help="1 for everything (hours on 2 cores), .01 for a smoke run")
@@ -50,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--target", default="posterior", help="trained towards: clean, or posterior (the mean of x_0 given x_t)")
     p.add_argument("--rate", type=float, default=2e-3, help="learning rate")
     p.add_argument("--batch", type=int, default=128, help="images in a training step; most networks of the toy take half")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_device()
     p.add_argument("--out", type=Path, help="output directory; runs/reproduce-STUDY if not given")
     return p
 
@@ -82,7 +80,7 @@ def _require_own(out: Path, study: str) -> None:
 
 
 def _run(a: argparse.Namespace, out: Path) -> int:
-    console = PlainConsole(width=None if sys.stdout.isatty() else 150)
+    console = console_of()
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     study, tables, dataset, models = STUDIES[a.study]
     chosen = list(dict.fromkeys(a.models or models))
@@ -100,7 +98,7 @@ def _run(a: argparse.Namespace, out: Path) -> int:
     if a.solved is not None:
         scale = replace(scale, theory={**scale.theory, "solved": str(a.solved)})
     _require_own(out, a.study)
-    with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with stop_signal() as stopped, live(console, *columns) as progress:
         job = Job(out, scale, device, a.dataset or dataset, chosen, a.target, a.rate, a.batch, stopped, progress)
         try:
             report = study(job)

@@ -10,7 +10,7 @@ import math
 import sys
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.networks import NETWORKS
@@ -18,12 +18,11 @@ from empirical.training.config import DECAYS, PRECISIONS, TARGETS, Config
 from empirical.training.loop import stop_signal, train
 from empirical.training.memory import keep_freed_memory
 from empirical.training.trainer import DivergedError, Trainer
-from theory.commandline import Parser, default_out, find_device, guarded
+from theory.commandline import Parser, console_of, default_out, find_device, guarded, live
 from theory.data import SOURCES
 from theory.errors import InputError
 from theory.noise import SCHEDULES
 from theory.patches import BORDERS
-from theory.plain import PlainConsole
 from theory.stationarity.basis import PREDICTIONS
 
 __all__ = ["Config", "DivergedError", "Trainer", "main", "parser", "stop_signal", "train"]
@@ -33,11 +32,10 @@ RESUME = "the same command with --resume goes on from there"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = Parser(
-        prog="python -m empirical.train",
-        description="Train a network on the noisy images of a data set. Stopped, by hand or by --minutes, it keeps what it has; "
+    p = Parser.of(
+        "empirical.train",
+        "Train a network on the noisy images of a data set. Stopped, by hand or by --minutes, it keeps what it has; "
         "--resume goes on, to the same weights as if it had never stopped.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     d = Config(dataset="", model="")
     p.add_argument("--dataset", required=True, help=f"data: {', '.join(SOURCES)}; parameters after a colon, as in toy:layout=strip")
@@ -47,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _add_network(p: argparse.ArgumentParser, d: Config) -> None:
+def _add_network(p: Parser, d: Config) -> None:
     p.add_argument("--model", required=True, help=f"network: {', '.join(NETWORKS)}")
     p.add_argument("--prediction", default=d.prediction, help=f"what it outputs: {', '.join(PREDICTIONS)}")
     p.add_argument("--padding", default=d.padding, help=f"padding of its convolutions: {', '.join(BORDERS)}")
@@ -59,7 +57,7 @@ def _add_network(p: argparse.ArgumentParser, d: Config) -> None:
     p.add_argument("--start", type=Path, help="training directory of a network to begin with: its weights where name and shape agree")
 
 
-def _add_learning(p: argparse.ArgumentParser, d: Config) -> None:
+def _add_learning(p: Parser, d: Config) -> None:
     p.add_argument(
         "--target", default=d.target, help=f"what it is trained towards: {', '.join(TARGETS)} (the mean of x_0 given x_t: less noise)"
     )
@@ -75,7 +73,7 @@ def _add_learning(p: argparse.ArgumentParser, d: Config) -> None:
     p.add_argument("--seed", type=int, default=d.seed, help="seed of weights, images, times and noise")
 
 
-def _add_running(p: argparse.ArgumentParser, d: Config) -> None:
+def _add_running(p: Parser, d: Config) -> None:
     p.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, to be resumed")
     p.add_argument("--compile", action="store_true", dest="compiled", help="compile the network")
     p.add_argument(
@@ -83,7 +81,7 @@ def _add_running(p: argparse.ArgumentParser, d: Config) -> None:
     )
     p.add_argument("--every", type=int, default=d.every, help="steps between two evaluations and checkpoints")
     p.add_argument("--samples", type=int, default=d.samples, help="samples in an evaluation, where there is a rule to check")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_device()
     p.add_argument("--out", type=Path, help="output directory; runs/train/DATASET-MODEL-SEED if not given")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output directory")
     p.add_argument("--tensorboard", action="store_true", help="write a TensorBoard log too")
@@ -104,12 +102,12 @@ def _run(arguments: dict) -> int:
     if not extras["minutes"] > 0:  # written so that NaN counts as too few
         raise InputError(f"--minutes {extras['minutes']:g}", "a positive number", "leave it out to train to the end")
     device, out, start = arguments.pop("device"), arguments.pop("out"), arguments.pop("start")
-    console = PlainConsole(width=None if sys.stdout.isatty() else 120)
+    console = console_of(120)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     config = Config(**arguments)
     out = out or Path("runs/train") / f"{default_out(config.dataset).name}-{config.model}-{config.seed}"
     try:
-        with stop_signal() as stopped, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        with stop_signal() as stopped, live(console, *columns) as progress:
             begun = None if start is None else Checkpoint.load(start)
             trainer = train(config, out=out, start=begun, device=find_device(device), stopped=stopped, progress=progress, **extras)
     except DivergedError as error:

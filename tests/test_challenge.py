@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from empirical import challenge as command
-from empirical.challenge import OFF, challenge, challenged, places, table, verdicts
+from empirical.challenging.places import OFF, places
+from empirical.challenging.report import challenge
+from empirical.challenging.tables import table, verdicts
+from empirical.challenging.update import challenged
 from empirical.checkpoint import Checkpoint
 from empirical.denoiser import NetworkDenoiser
 from empirical.members import FAMILY, standing

@@ -11,7 +11,7 @@ from theory.noise import CosineSchedule
 from theory.stationarity import FAMILIES, Options, Plan
 from theory.stationarity.basis import predicted
 from theory.stationarity.curve import Curve, Layout, hats, refined, units
-from theory.stationarity.descent import FLOOR, GROUPS, IMAGES, PASSES, POOL, Descent, Pools, Range, Task
+from theory.stationarity.descent import FLOOR, GROUPS, IMAGES, MANY, PASSES, POOL, Descent, Pools, Range, Task
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.learned import Model, Point
 from theory.stationarity.level import Level
@@ -142,6 +142,12 @@ def test_pools_use_up_about_the_images_asked_for(images):
     used = pools.count * pools.steps * GROUPS * IMAGES
     assert pools.total == pools.count * pools.steps * PASSES and 1 <= pools.steps <= POOL
     assert abs(used - images) <= max(GROUPS * IMAGES * pools.steps / 2, GROUPS * IMAGES)
+
+
+def test_many_images_are_used_half_as_often():
+    assert Pools.of(MANY - 1, MANY).passes == PASSES and Pools.of(10 * MANY).passes == PASSES
+    many = Pools.of(MANY, MANY)
+    assert many.passes == PASSES // 2 and many.images == Pools.of(MANY).images and 2 * many.total == Pools.of(MANY).total
 
 
 def test_levels_open_from_where_els_loses_most():

@@ -15,7 +15,7 @@ from theory.noise import CosineSchedule
 from theory.stationarity import FAMILIES, Options, Plan, gap, solve
 from theory.stationarity.basis import LocalBasis, predicted, recovered
 from theory.stationarity.certificate import contains_els
-from theory.stationarity.descent import Pools, Task
+from theory.stationarity.descent import FLOOR, Pools, Task
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
 from theory.stationarity.galerkin import Galerkin, whitening
@@ -311,6 +311,14 @@ def test_a_level_by_itself_is_kept_only_where_it_ends_lower():
     ends = [Point(p.net, p.coefficients * f) for p, f in zip(start, factors.values(), strict=True)]
     ended = [float(task.model.losses(p, made.watch(i)).mean()) for i, p in enumerate(ends)]
     assert totals[1] == [min(pair) for pair in zip(totals[0], ended, strict=True)] and out.images == 512
+
+
+def test_shares_are_as_the_root_of_what_els_counts():
+    """From the definition: weight times loss of ELS, a loss over itself and a floor."""
+    made = solver_that_ends(lambda name, knot, point: point)
+    els = made.levels.els_at(torch.tensor(made.times, dtype=torch.float64))
+    roots = (els / (els + FLOOR * made.levels.els.max() + made.levels.negligible)).sqrt()
+    assert_close(torch.tensor(made.shares(), dtype=torch.float64), roots / roots.sum(), rtol=1e-12)
 
 
 def test_a_level_where_els_is_lower_is_els(monkeypatch):

@@ -1,4 +1,4 @@
-"""What all commands share: errors in one line, the device, the default directory."""
+"""What all commands share: errors in one line, the device, where they print, the default directory."""
 
 import argparse
 import os
@@ -11,9 +11,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 
 from theory.errors import InputError, InputWarning
-from theory.plain import make_printable
+from theory.plain import PlainConsole, make_printable
+
+WIDTH = 150  # characters of a line where there is no terminal
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,6 +26,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **options) -> None:
         make_printable()
         super().__init__(*args, **options)
+
+    @classmethod
+    def of(cls, module: str, description: str) -> "Parser":
+        """The parser of ``python -m MODULE``, whose help shows the defaults."""
+        return cls(prog=f"python -m {module}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def add_device(self) -> None:
+        """The option that `find_device` reads."""
+        self.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
     def error(self, message: str):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
@@ -116,6 +129,16 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda", "a CUDA device that torch can use", "run with --device cpu, or install a CUDA build of torch")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def console_of(width: int = WIDTH) -> PlainConsole:
+    """Where a command prints: as wide as the terminal, or of ``width`` characters where there is none."""
+    return PlainConsole(width=None if sys.stdout.isatty() else width)
+
+
+def live(console: Console, *columns: ProgressColumn) -> Progress:
+    """Progress on a terminal, gone when the work is done; elsewhere only the lines that are printed."""
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def default_out(dataset: str) -> Path:

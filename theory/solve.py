@@ -22,7 +22,7 @@ from theory.command.solving import solve_attention
 from theory.command.tables import attention_tables, loss_table, sample_table, verdicts
 from theory.command.task import Task, prepare
 from theory.command.view import view
-from theory.commandline import default_out, first, guarded, processes
+from theory.commandline import console_of, default_out, first, guarded, live, processes
 from theory.denoiser import Denoiser
 from theory.lock import writing
 from theory.machines.base import MEMORY
@@ -117,11 +117,11 @@ def _draw(path: Path, report: dict, task: Task, parts: dict[str, tuple[dict, dic
 def _progress(console: Console) -> Progress:
     """A live display on a terminal; elsewhere lines are printed instead."""
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return live(console, *columns)
 
 
 def _print(report: dict, task: Task, path: Path) -> None:
-    console = PlainConsole(width=None if sys.stdout.isatty() else 120)
+    console = console_of(120)
     data = report["data"]
     shape = " x ".join(map(str, data["shape"]))
     console.print(f"\n[bold]{data['name']}[/bold]: {data['images']} images of {shape}, fingerprint {data['fingerprint'][:12]}\n")

@@ -56,12 +56,11 @@ class Config:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = Parser(
-        prog="python -m theory.solve",
-        description="Compute the closed-form scores of a data set and solve for the best score of a CNN with attention: "
+    p = Parser.of(
+        "theory.solve",
+        "Compute the closed-form scores of a data set and solve for the best score of a CNN with attention: "
         "denoising loss per noise level, samples from shared noise, what rule they obey and what they memorise. "
         "Exits with 1 when the certificate of a solved score fails.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     d = Config(dataset="")
     p.add_argument(
@@ -105,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, default=d.steps, help="sampling steps")
     p.add_argument("--seed", type=int, default=d.seed, help="seed of all random numbers")
     p.add_argument("--dtype", default=d.dtype, help="precision: float32 or float64")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_device()
     p.add_argument("--memory", type=int, default=MEMORY >> 20, help="working memory in MB")
     p.add_argument("--rtol", type=float, default=d.rtol, help="share of a posterior's weight that may be left out; 0 for exact sums")
     p.add_argument("--out", type=Path, help="output directory; runs/ and the data set if not given")

@@ -11,6 +11,7 @@ things keep the descent off the plateau where attention has learned nothing: the
 single steps at low noise outweigh all others, and the range of levels, which opens from where ELS loses most.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,6 +30,7 @@ GROUPS = 8  # groups of a step
 IMAGES = 32  # images of a group
 POOL = 19  # steps that one pass through a pool takes, at most
 PASSES = 4  # times a pool is used
+MANY = 100_000  # images that are enough to use each but half as often: what counts then is new ones, at equal cost
 RATE = 3e-3  # of Adam
 BETAS = (0.9, 0.99)
 WARM = 200  # steps over which the rate rises; fewer in a short descent
@@ -47,21 +49,22 @@ MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}  # as torch names them
 
 
 class Pools(NamedTuple):
-    """How fresh images are used up: ``count`` pools, each drawn at once and passed through ``PASSES`` times in ``steps`` steps."""
+    """How fresh images are used up: ``count`` pools, each drawn at once and used ``passes`` times, in ``steps`` steps each."""
 
     count: int
     steps: int
+    passes: int = PASSES
 
     @classmethod
-    def of(cls, images: int) -> "Pools":
-        """For about so many images: at least those of a step, and whole pools."""
+    def of(cls, images: int, many: float = math.inf) -> "Pools":
+        """For about so many images: at least those of a step, and whole pools; from ``many`` on they are used half as often."""
         steps = max(1, min(POOL, images // (GROUPS * IMAGES)))
-        return cls(max(1, round(images / (GROUPS * IMAGES * steps))), steps)
+        return cls(max(1, round(images / (GROUPS * IMAGES * steps))), steps, PASSES // 2 if images >= many else PASSES)
 
     @property
     def total(self) -> int:
         """All steps of a descent."""
-        return self.count * self.steps * PASSES
+        return self.count * self.steps * self.passes
 
     @property
     def images(self) -> int:
@@ -214,14 +217,14 @@ class Descent:
             The averaged point at each knot.
         """
         while self.step < self.task.pools.total:
-            self._pool(self.step // (self.task.pools.steps * PASSES))
+            self._pool(self.step // (self.task.pools.steps * self.task.pools.passes))
             after()
         return self.points()
 
     @torch.enable_grad()
     def _pool(self, number: int) -> None:
         """All passes through one pool."""
-        seed, (count, steps) = (*self.task.seed, number), self.task.pools
+        seed, (count, steps, passes) = (*self.task.seed, number), self.task.pools
         share = number / count
         rng = np.random.default_rng((*seed, 0))
         low, high = self.task.levels.open(share / self.task.opening if self.task.opening else 1.0)
@@ -229,7 +232,7 @@ class Descent:
         times = torch.from_numpy(low + (high - low) * places.flatten())
         groups = self.task.source.groups(times, IMAGES, (*seed, 1))
         self.learner = self.task.model.with_head(self.task.head(share))
-        for _ in range(PASSES):
+        for _ in range(passes):
             order = rng.permuted(np.arange(GROUPS * steps).reshape(GROUPS, steps), axis=1)
             for rows in torch.from_numpy(np.ascontiguousarray(order.T)):
                 self._step(groups.part(rows))
@@ -259,7 +262,7 @@ class Descent:
     def _watch(self) -> None:
         self.learner = self.task.model
         losses = torch.cat([self.loss(self.average, self.watched.part(torch.tensor([i]))) for i in range(len(self.watched.t))])
-        images, times = self.step // PASSES * GROUPS * IMAGES, list(self.task.times)
+        images, times = self.step // self.task.pools.passes * GROUPS * IMAGES, list(self.task.times)
         self.history.append({"images": images, "times": times, "losses": losses.double().mean(1).tolist()})
 
     def points(self) -> list[Point]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from theory.stationarity.certificate import Certificate, certify
 from theory.stationarity.curve import units
-from theory.stationarity.descent import GROUPS, IMAGES, Descent, Pools, Range, Task
+from theory.stationarity.descent import GROUPS, IMAGES, MANY, Descent, Pools, Range, Task
 from theory.stationarity.equations import Head
 from theory.stationarity.families import FAMILIES, Family, family
 from theory.stationarity.fresh import Groups, Source
@@ -178,7 +178,7 @@ class Solver:
         for knot, share in enumerate(self.shares()):
             if images * share < GROUPS * IMAGES:  # not enough for a step
                 continue
-            pools, t, seed = Pools.of(round(images * share)), self.times[knot], (*task.seed[:-1], 1 + task.seed[-1], knot)
+            pools, t, seed = Pools.of(round(images * share), MANY), self.times[knot], (*task.seed[:-1], 1 + task.seed[-1], knot)
             by_itself = replace(
                 task, levels=self.levels.at(t), times=(t,), pools=pools, seed=seed, rate=ALONE_RATE, softened=0.0, opening=0.0
             )
@@ -192,8 +192,11 @@ class Solver:
         return out
 
     def shares(self) -> list[float]:
-        """Share of the images that each knot gets for itself: in proportion to what the loss of ELS counts there."""
-        counts = self.levels.weights(self.watched.t) * self.levels.els_at(self.watched.t)
+        """Share of the images that each knot gets for itself: as the root of what the loss of ELS counts there.
+
+        In proportion to it, levels where ELS loses little got too few to learn anything.
+        """
+        counts = (self.levels.weights(self.watched.t) * self.levels.els_at(self.watched.t)).sqrt()
         return (counts / counts.sum().clamp(min=1e-300)).tolist()
 
     def start(self, model: Model, options: Options, number: int) -> list[Point]:
