@@ -1,6 +1,8 @@
 """What a patch tells, learned functions, the projected conditions and the solver, against brute force, autograd and theorems."""
 
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from theory.stationarity.families import SOFT
 from theory.stationarity.galerkin import Galerkin, whitening
 from theory.stationarity.learned import Draws, Model, Point
 from theory.stationarity.options import QUALITIES
+from theory.stationarity.parallel import StoppedError, side_by_side
 from theory.stationarity.run import one_size
 from theory.stationarity.solver import Found, Solver, embedded, silenced, with_parents
 
@@ -267,7 +270,7 @@ class Ending:
     def __init__(self, change) -> None:
         self.change = change
 
-    def __call__(self, name: str, descent) -> Found:
+    def __call__(self, name: str, descent, stopped) -> Found:
         """Levels together end where they should; each by itself where it began."""
         first = "-level-" not in name
         points = [self.change(name, i, p) if first else p for i, p in enumerate(descent.points())]
@@ -304,13 +307,59 @@ def test_a_level_by_itself_is_kept_only_where_it_ends_lower():
     made = solver_that_ends(lambda name, knot, point: point, images=200_000)
     start = made.start(made.model(FAMILIES["identity"]), made.options, 0)
     factors = {"identity-1-level-1": 0.0, "identity-1-level-2": 3.0}
-    made.run = lambda name, d: Found([Point(p.net, p.coefficients * factors[name]) for p in d.points()], [], 256, 4, 0.0)
+    made.run = lambda name, d, stopped: Found([Point(p.net, p.coefficients * factors[name]) for p in d.points()], [], 256, 4, 0.0)
     task = Task(made.model(FAMILIES["identity"]), made.source, made.levels, made.times, Pools(1, 1), (0, 0))
     out = made.apart("identity-1", task, 200_000, Found(start, [], 0, 0, 0.0))
     totals = [[float(task.model.losses(p, made.watch(i)).mean()) for i, p in enumerate(ps)] for ps in (start, out.points)]
     ends = [Point(p.net, p.coefficients * f) for p, f in zip(start, factors.values(), strict=True)]
     ended = [float(task.model.losses(p, made.watch(i)).mean()) for i, p in enumerate(ends)]
     assert totals[1] == [min(pair) for pair in zip(totals[0], ended, strict=True)] and out.images == 512
+
+
+@pytest.mark.parametrize("cores", [1, 2, 6, 12])
+def test_pieces_of_work_share_the_cores_and_keep_their_order(cores):
+    together = threading.Barrier(min(cores, 6))  # breaks unless so many run at a time
+
+    def work(item: int, stopped) -> tuple[int, int]:
+        together.wait(10)
+        return item, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    items = [3, 1, 2, 6, 5, 4]
+    out = side_by_side(work, items, cores)
+    threads = before if cores == 1 else max(1, cores // 6)
+    assert out == [(item, threads) for item in items] and torch.get_num_threads() == before
+
+
+def test_where_one_piece_fails_the_others_give_up():
+    """The first waits for nothing but to be stopped; the third is never begun."""
+    begun = []
+
+    def work(item: int, stopped) -> None:
+        begun.append(item)
+        if item == 2:
+            raise KeyboardInterrupt
+        while not stopped():
+            time.sleep(0.01)
+        raise StoppedError
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(work, [1, 2, 3], 2)
+    assert sorted(begun[:2]) == [1, 2] and begun[2:] in ([], [3])
+
+
+def test_levels_by_themselves_end_the_same_side_by_side_as_one_after_the_other():
+    plan = Plan(STRIP, SCHEDULE, ("identity",), (0.3, 0.6), (3, 1), options=Options(**(TINY | {"images": 4000})))
+    start = plan.solution("identity", plan.solve()["identity"])
+    going_on = Plan(STRIP, SCHEDULE, ("identity",), (0.3, 0.6), (3, 1), options=plan.options, starts=(start,))
+    points = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        points.append(going_on.solve()["identity"].best.points)
+    torch.set_num_threads(before)
+    for one, other in zip(*points, strict=True):
+        assert torch.equal(one.coefficients, other.coefficients) and torch.equal(one.net.first, other.net.first)
 
 
 def test_shares_are_as_the_root_of_what_els_counts():

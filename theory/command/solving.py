@@ -27,7 +27,7 @@ class Parts(Store):
     """Descents as parts of a result directory."""
 
     def __init__(self, results: ResultDirectory) -> None:
-        self.results, self.saved = results, time.perf_counter()
+        self.results, self.start, self.saved = results, time.perf_counter(), {}
 
     def load(self, name: str) -> Kept | None:
         part = self.results.part(f"attention-{name}")
@@ -39,12 +39,12 @@ class Parts(Store):
         return Kept(tensors, values["step"], values["history"], values["seconds"])
 
     def save(self, name: str, kept: Callable[[], Kept], last: bool) -> None:
-        if not last and time.perf_counter() - self.saved < KEEP:
+        if not last and time.perf_counter() - self.saved.get(name, self.start) < KEEP:
             return
         k = kept()
         values = {"step": k.step, "history": k.history, "seconds": k.seconds}
         self.results.save_part(f"attention-{name}", values, {**k.tensors, "step": torch.tensor(k.step)})
-        self.saved = time.perf_counter()
+        self.saved[name] = time.perf_counter()
 
 
 class _Shown:
@@ -52,18 +52,18 @@ class _Shown:
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.tasks = progress, {}
-        self.start = self.said = time.perf_counter()
+        self.start, self.said = time.perf_counter(), {}
 
     def told(self, at: Solving) -> None:
         if at.task not in self.tasks:
             self.tasks[at.task] = self.progress.add_task(at.task, total=100)
         self.progress.update(self.tasks[at.task], completed=round(100 * at.share))
         now = time.perf_counter()
-        if not self.progress.console.is_terminal and (at.share == 1 or now - self.said >= SAY):
+        if not self.progress.console.is_terminal and (at.share == 1 or now - self.said.get(at.task, self.start) >= SAY):
             losses = " ".join(f"{x:.4f}" for x in at.history[-1]["losses"]) if at.history else "not measured yet"
             losses = "" if at.task == "certificates" else f", losses {losses}"
             self.progress.console.print(f"{at.task}: {100 * at.share:.0f}%{losses} ({now - self.start:.0f} s)", highlight=False)
-            self.said = now
+            self.said[at.task] = now
 
     def close(self) -> None:
         for task in self.tasks.values():

@@ -1,5 +1,6 @@
 """From a data set to solved attention scores at all levels."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from theory.stationarity.families import DEFAULT, Family
 from theory.stationarity.fresh import Source
 from theory.stationarity.level import Level
 from theory.stationarity.options import Options
+from theory.stationarity.parallel import Stopped, StoppedError
 from theory.stationarity.solution import MEMORY, Setting, SolvedScore
 from theory.stationarity.solver import Found, Solved, Solver, with_parents
 
@@ -63,7 +65,7 @@ class Store:
         return None
 
     def save(self, name: str, kept: Callable[[], Kept], last: bool) -> None:
-        """Keep a descent, if it is time to; ``last`` where it has ended."""
+        """Keep a descent, if it is time to; ``last`` where it ends or stops."""
 
 
 Report = Callable[[Progress], None]
@@ -168,11 +170,11 @@ class Plan:
 
         Args:
             store: Where descents are kept on their way, and taken from.
-            report: Told how far it is, again and again.
+            report: Told how far it is, again and again; descents may run side by side.
         """
-        source, knots = self.source(), self.knots
+        source, knots, told = self.source(), self.knots, _one_at_a_time(report)
         judge = lambda knot: Level.of(source, knots[knot], self.options.fresh, (self.options.seed, 0, knot))  # noqa: E731
-        run = lambda name, descent: _run(name, descent, store or Store(), report)  # noqa: E731
+        run = lambda name, descent, stopped: _run(name, descent, store or Store(), told, stopped)  # noqa: E731
         solver = Solver(source, knots, self.options, run, judge, {s.setting.family: self._begun(s, source) for s in self.starts})
         found: dict[str, list[Found]] = {}
         for chosen in self.families:
@@ -204,8 +206,19 @@ class Plan:
         return SolvedScore(self.data, setting, best.points, certificates, solved.clusters, descent, self.schedule, self.memory)
 
 
-def _run(name: str, descent: Descent, store: Store, report: Report) -> Found:
-    """Take a descent to its end, from where it was left."""
+def _one_at_a_time(report: Report) -> Report:
+    """The same for several threads."""
+    lock = threading.Lock()
+
+    def told(progress: Progress) -> None:
+        with lock:
+            report(progress)
+
+    return told
+
+
+def _run(name: str, descent: Descent, store: Store, report: Report, stopped: Stopped) -> Found:
+    """Take a descent to its end, from where it was left; told to stop, it is kept where it is."""
     kept = store.load(name)
     before = 0.0
     if kept is not None:
@@ -217,7 +230,10 @@ def _run(name: str, descent: Descent, store: Store, report: Report) -> Found:
         return Kept(descent.tensors(), descent.step, descent.history, before + time.perf_counter() - start)
 
     def after() -> None:
-        store.save(name, now, descent.step >= descent.task.pools.total)
+        gives_up = stopped()
+        store.save(name, now, gives_up or descent.step >= descent.task.pools.total)
+        if gives_up:
+            raise StoppedError
         report(Progress(name, descent.step / descent.task.pools.total, descent.history))
 
     points = descent.run(after)

@@ -24,6 +24,7 @@ from theory.stationarity.gap import printed_gap
 from theory.stationarity.learned import Draws, Model, Point
 from theory.stationarity.level import Level
 from theory.stationarity.options import Options
+from theory.stationarity.parallel import Stopped, side_by_side
 
 SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
@@ -70,7 +71,7 @@ class Solved:
     clusters: list[Tensor] = field(repr=False)
 
 
-Run = Callable[[str, Descent], Found]
+Run = Callable[[str, Descent, Stopped], Found]
 
 
 def with_parents(names: tuple[str, ...]) -> list[Family]:
@@ -89,7 +90,7 @@ class Solver:
         source: Where noisy images come from.
         times: The knots, ascending.
         options: How to solve.
-        run: Takes a descent to its end, by name.
+        run: Takes a descent to its end, by name; gives up where it is told to (`theory.stationarity.parallel`).
         judge: Images to judge by at a knot, by its number.
         starts: What the first descent of a family goes on from, each level by itself; the others start from nothing.
     """
@@ -169,21 +170,28 @@ class Solver:
             return self.apart(name, task, images, start)
         if chosen.hard:
             task = replace(task, sharper=SHARPER, softened=SOFTENED, opening=0.0)
-        together = self.run(name, Descent(task, start.points, self.watched))
+        together = self.run(name, Descent(task, start.points, self.watched), lambda: False)
         return self.apart(name, task, ALONE * images, together) if len(self.times) > 1 else together
 
     def apart(self, name: str, task: Task, images: float, start: Found) -> Found:
-        """Each level by itself, as long as that is lower on the watched images: a descent may end above a start that was low."""
+        """Each level by itself, as long as that is lower on the watched images: a descent may end above a start that was low.
+
+        As many at a time as there are cores.
+        """
         out = replace(start, points=list(start.points), alone=tuple(list(a) for a in start.alone or [[]] * len(self.times)))
-        for knot, share in enumerate(self.shares()):
-            if images * share < GROUPS * IMAGES:  # not enough for a step
-                continue
-            pools, t, seed = Pools.of(round(images * share), MANY), self.times[knot], (*task.seed[:-1], 1 + task.seed[-1], knot)
+        counts = [round(images * share) for share in self.shares()]
+        knots = [knot for knot, count in enumerate(counts) if count >= GROUPS * IMAGES]  # enough for a step
+
+        def descend(knot: int, stopped: Stopped) -> Found:
+            pools, t, seed = Pools.of(counts[knot], MANY), self.times[knot], (*task.seed[:-1], 1 + task.seed[-1], knot)
             by_itself = replace(
                 task, levels=self.levels.at(t), times=(t,), pools=pools, seed=seed, rate=ALONE_RATE, softened=0.0, opening=0.0
             )
             descent = Descent(by_itself, [start.points[knot]], self.watched.part(torch.tensor([knot])))
-            found = self.run(f"{name}-level-{knot + 1}", descent)
+            return self.run(f"{name}-level-{knot + 1}", descent, stopped)
+
+        cores = torch.get_num_threads() if self.source.device.type == "cpu" else 1
+        for knot, found in zip(knots, side_by_side(descend, knots, cores), strict=True):
             ends = [float(task.model.losses(p, self.watch(knot)).mean()) for p in (start.points[knot], found.points[0])]
             out.points[knot] = found.points[0] if ends[1] < ends[0] or not np.isfinite(ends[0]) else start.points[knot]
             before = out.alone[knot][-1]["images"] if out.alone[knot] else 0
