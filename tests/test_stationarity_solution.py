@@ -376,6 +376,18 @@ def test_a_solve_goes_on_from_a_saved_solution_at_more_knots(finished, tmp_path)
         assert float((new - old).mean()) < 3 * float((new - old).std()) / 2000**0.5 + 1e-6
 
 
+def test_a_solve_goes_on_within_a_range_and_stays_as_it_is_elsewhere(finished, tmp_path):
+    more = ["--families", "full", "--images", "4000", "--fresh", "400", "--features", "8", "--embedding", "4"]
+    before = SolvedScore.load(finished / "attention" / "full", STRIP)
+    ratios = [float(s / a) for a, s in map(SCHEDULE, before.setting.times)]
+    within = ["--within", "0", str(ratios[0] * 1.01)]
+    assert run(*SMALL, *more, "--start", finished / "attention", *within, "--out", tmp_path / "on") in (0, 1)
+    after = SolvedScore.load(tmp_path / "on" / "attention" / "full", STRIP)
+    assert torch.equal(after.points[1].coefficients, before.points[1].coefficients)
+    old, new = ([h[-1]["images"] if h else 0 for h in s.descent["alone"]] for s in (before, after))
+    assert new[0] > old[0] and new[1] == old[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -385,6 +397,10 @@ def test_a_solve_goes_on_from_a_saved_solution_at_more_knots(finished, tmp_path)
         (["--families", "full", "--embedding", "4", "--start", "SAVED"], "with features 8"),
         (["--families", "full", "--start", "SAVED", "--solved", "SAVED"], "--start and --solved"),
         (["--families", "--start", "SAVED"], "--start without a family"),
+        (["--families", "full", "--within", "1", "2"], "--within without --start"),
+        ([*SOLVE, "--start", "SAVED", "--within", "2", "1"], "sigma/alpha from 2 to 1: expected an ascending one"),
+        ([*SOLVE, "--start", "SAVED", "--within", "nan", "1"], "sigma/alpha from nan to 1: expected an ascending one"),
+        ([*SOLVE, "--start", "SAVED", "--within", "50", "60"], "sigma/alpha from 50 to 60: expected one of "),
         (["--families", "full", "--beta", "2", "--reference", "SAVED/full"], "with beta 1.0"),
         (["--families", "--reference", "SAVED/full"], "without a family"),
         (["--families", "--solved", "SAVED"], "--solved without a family"),

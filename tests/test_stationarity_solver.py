@@ -368,6 +368,7 @@ def test_shares_are_as_the_root_of_what_els_counts():
     els = made.levels.els_at(torch.tensor(made.times, dtype=torch.float64))
     roots = (els / (els + FLOOR * made.levels.els.max() + made.levels.negligible)).sqrt()
     assert_close(torch.tensor(made.shares(), dtype=torch.float64), roots / roots.sum(), rtol=1e-12)
+    assert made.shares((0.0, 0.8)) == [1.0, 0.0]  # sigma/alpha is .51 at t = .3 and 1.38 at .6
 
 
 def test_a_level_where_els_is_lower_is_els(monkeypatch):

@@ -28,6 +28,7 @@ class Config:
     machines: tuple[str, ...] = CHEAP
     families: tuple[str, ...] | None = None
     start: str | None = None
+    within: tuple[float, ...] | None = None
     solved: str | None = None
     reference: tuple[str, ...] = ()
     prediction: str = Options.prediction
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         f"{' '.join(DEFAULT)} where there is a rule to check, else none, if not given",
     )
     p.add_argument("--start", metavar="DIR", help="go on from the solutions that a directory has of these families; others start anew")
+    p.add_argument("--within", nargs=2, type=float, metavar="R", help="range of sigma/alpha in which these go on; elsewhere they stay")
     p.add_argument("--solved", metavar="DIR", help="take these families from solutions saved in a directory instead of solving")
     p.add_argument("--reference", nargs="+", default=d.reference, metavar="PATH", help="measure saved solutions too, such as DIR/full")
     p.add_argument("--prediction", default=d.prediction, help=f"what attention networks predict: {', '.join(PREDICTIONS)}")

@@ -14,6 +14,7 @@ from theory.machines import MACHINES, AnalyticDenoiser
 from theory.noise import Schedule, schedule
 from theory.sampling import sampler
 from theory.stationarity import DEFAULT, FAMILIES, Options, Plan, SolvedScore
+from theory.stationarity.options import EVERYWHERE
 from theory.stationarity.run import one_size
 
 REFERENCE = ", reference"  # after the name of a solution that is measured beside those of the run
@@ -76,10 +77,11 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     for option in ("start", "solved"):
         require(getattr(config, option) is None or plan is not None, f"--{option} without a family", "families to take from there")
     require(config.start is None or config.solved is None, "--start and --solved", "one of them")
+    require(config.within is None or config.start is not None, "--within without --start", "solutions to go on from")
     if config.start is not None:
         there = tuple(f.name for f in plan.families if (Path(config.start) / f"{f.name}.json").is_file())
         require(bool(there), f"--start {config.start}", f"a solution of {choices(f.name for f in plan.families)} in it")
-        plan = replace(plan, starts=tuple(_taken(config.start, there, plan).values()))
+        plan = replace(plan, starts=tuple(_taken(config.start, there, plan).values()), within=config.within or EVERYWHERE)
     solved = {} if config.solved is None else _taken(config.solved, families, plan)
     require(not config.reference or plan is not None, "--reference without a family to solve", "saved solutions of what is solved")
     reference = {k: x for path in config.reference for k, x in _taken(Path(path).parent, (Path(path).name,), plan).items()}

@@ -1,10 +1,12 @@
 """How to solve."""
 
+import math
 from dataclasses import dataclass, fields, replace
 
 from theory.errors import InputError, choices
 from theory.stationarity.basis import PREDICTIONS
 
+EVERYWHERE = (0.0, math.inf)  # all of sigma / alpha
 FINEST = 6  # refinement: 64 knots for each level
 LARGEST = 1e30  # strength and beta are numbers of float32, with room to spare
 

@@ -21,7 +21,7 @@ from theory.stationarity.descent import Descent
 from theory.stationarity.families import DEFAULT, Family
 from theory.stationarity.fresh import Source
 from theory.stationarity.level import Level
-from theory.stationarity.options import Options
+from theory.stationarity.options import EVERYWHERE, Options
 from theory.stationarity.parallel import Stopped, StoppedError
 from theory.stationarity.solution import MEMORY, Setting, SolvedScore
 from theory.stationarity.solver import Found, Solved, Solver, with_parents
@@ -86,6 +86,7 @@ class Plan:
         memory: Working memory in bytes, beyond the features.
         starts: Solutions that the first descent of their family goes on from, each level by itself. All functions of a run are written in
             the coordinates of these.
+        within: Range of ``sigma / alpha`` in which they go on; at other knots they stay as they are.
     """
 
     data: ImageSet
@@ -99,6 +100,7 @@ class Plan:
     device: str | torch.device = "cpu"
     memory: int = MEMORY
     starts: tuple[SolvedScore, ...] = ()
+    within: tuple[float, float] = EVERYWHERE
 
     def __post_init__(self) -> None:
         _require(self.data, ImageSet, "theory.data.load gives one")
@@ -113,6 +115,8 @@ class Plan:
         if self.dtype not in (torch.float32, torch.float64):
             raise InputError(f"dtype {self.dtype}", "torch.float32 or torch.float64", "choose one of these")
         with_parents(self.names)
+        if self.within != EVERYWHERE:
+            self._require_within(*self.within)
         for start in self.starts:
             self.require_same(start)
             self._require_start(start)
@@ -129,6 +133,17 @@ class Plan:
         for name in ("prediction", "strength", "beta"):
             self._same(solution, name, getattr(solution.setting.options, name), getattr(self.options, name))
         self._same(solution, "data", solution.data.fingerprint, self.data.fingerprint)
+
+    def _require_within(self, low: float, high: float) -> None:
+        if not 0 <= low < high:  # written so that NaN is refused
+            raise InputError(f"a range of sigma/alpha from {low:g} to {high:g}", "an ascending one of positive numbers", "correct it")
+        if not self.starts:
+            raise InputError("a range of sigma/alpha without a start", "solutions to go on from", "give a start, or leave it out")
+        alpha, sigma = self.schedule(torch.tensor(self.knots, dtype=torch.float64))
+        ratios = (sigma / alpha).tolist()
+        if not any(low <= r <= high for r in ratios):
+            expected = f"one of {', '.join(f'{r:.3g}' for r in ratios)} in it"
+            raise InputError(f"a range of sigma/alpha from {low:g} to {high:g}", expected, "widen it, or raise the refinement")
 
     def _require_start(self, start: SolvedScore) -> None:
         for name in ("features", "embedding"):
@@ -175,11 +190,14 @@ class Plan:
         source, knots, told = self.source(), self.knots, _one_at_a_time(report)
         judge = lambda knot: Level.of(source, knots[knot], self.options.fresh, (self.options.seed, 0, knot))  # noqa: E731
         run = lambda name, descent, stopped: _run(name, descent, store or Store(), told, stopped)  # noqa: E731
-        solver = Solver(source, knots, self.options, run, judge, {s.setting.family: self._begun(s, source) for s in self.starts})
+        solver = Solver(source, knots, self.options, run, judge, self._beginnings(source), self.within)
         found: dict[str, list[Found]] = {}
         for chosen in self.families:
             found[chosen.name] = solver.solve(chosen, found)
         return solver.certify(found, lambda knot: report(Progress("certificates", (knot + 1) / len(knots), [])))
+
+    def _beginnings(self, source: Source) -> dict[str, Found]:
+        return {s.setting.family: self._begun(s, source) for s in self.starts}
 
     def _begun(self, start: SolvedScore, source: Source) -> Found:
         """A solution as where a descent is."""

@@ -23,7 +23,7 @@ from theory.stationarity.fresh import Groups, Source
 from theory.stationarity.gap import printed_gap
 from theory.stationarity.learned import Draws, Model, Point
 from theory.stationarity.level import Level
-from theory.stationarity.options import Options
+from theory.stationarity.options import EVERYWHERE, Options
 from theory.stationarity.parallel import Stopped, side_by_side
 
 SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
@@ -93,6 +93,7 @@ class Solver:
         run: Takes a descent to its end, by name; gives up where it is told to (`theory.stationarity.parallel`).
         judge: Images to judge by at a knot, by its number.
         starts: What the first descent of a family goes on from, each level by itself; the others start from nothing.
+        within: Range of ``sigma / alpha`` in which these go on; elsewhere they stay as they are.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class Solver:
         run: Run,
         judge: Callable[[int], Level],
         starts: Mapping[str, Found] | None = None,
+        within: tuple[float, float] = EVERYWHERE,
     ) -> None:
         self.source, self.times, self.options, self.run, self.judge, self.starts = source, times, options, run, judge, starts or {}
+        self.within = within
         self._levels: Range | None = None
         self._watched: Groups | None = None
 
@@ -167,19 +170,19 @@ class Solver:
         task = Task(self.model(chosen), self.source, self.levels, self.times, first, (*seed, 0))
         if given:
             task = replace(task, seed=(*seed, start.steps))
-            return self.apart(name, task, images, start)
+            return self.apart(name, task, images, start, self.within)
         if chosen.hard:
             task = replace(task, sharper=SHARPER, softened=SOFTENED, opening=0.0)
         together = self.run(name, Descent(task, start.points, self.watched), lambda: False)
         return self.apart(name, task, ALONE * images, together) if len(self.times) > 1 else together
 
-    def apart(self, name: str, task: Task, images: float, start: Found) -> Found:
+    def apart(self, name: str, task: Task, images: float, start: Found, within: tuple[float, float] = EVERYWHERE) -> Found:
         """Each level by itself, as long as that is lower on the watched images: a descent may end above a start that was low.
 
-        As many at a time as there are cores.
+        As many at a time as there are cores; only those ``within`` a range of ``sigma / alpha``.
         """
         out = replace(start, points=list(start.points), alone=tuple(list(a) for a in start.alone or [[]] * len(self.times)))
-        counts = [round(images * share) for share in self.shares()]
+        counts = [round(images * share) for share in self.shares(within)]
         knots = [knot for knot, count in enumerate(counts) if count >= GROUPS * IMAGES]  # enough for a step
 
         def descend(knot: int, stopped: Stopped) -> Found:
@@ -199,12 +202,14 @@ class Solver:
             out = replace(out, images=out.images + found.images, steps=out.steps + found.steps, seconds=out.seconds + found.seconds)
         return out
 
-    def shares(self) -> list[float]:
-        """Share of the images that each knot gets for itself: as the root of what the loss of ELS counts there.
+    def shares(self, within: tuple[float, float] = EVERYWHERE) -> list[float]:
+        """Share of the images that each knot within a range gets for itself: as the root of what the loss of ELS counts there.
 
         In proportion to it, levels where ELS loses little got too few to learn anything.
         """
         counts = (self.levels.weights(self.watched.t) * self.levels.els_at(self.watched.t)).sqrt()
+        alpha, sigma = self.source.schedule(self.watched.t)
+        counts = counts.where((sigma >= within[0] * alpha) & (sigma <= within[1] * alpha), 0.0)
         return (counts / counts.sum().clamp(min=1e-300)).tolist()
 
     def start(self, model: Model, options: Options, number: int) -> list[Point]:
