@@ -1,7 +1,8 @@
 """An unpickler that makes nothing but plain values, bytes and arrays of bytes, whatever the file asks for.
 
 A pickle is a program: it names functions and calls them. Every name but those of NumPy's arrays and of bytes is refused here,
-and even these don't reach NumPy: stand-ins hold what the file says, and an array is made of it only if it has as many bytes as its shape needs.
+and even these don't reach NumPy: stand-ins hold what the file says, and an array is made of it only if it has as many bytes as its
+shape needs.
 """
 
 import io
