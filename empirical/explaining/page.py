@@ -172,7 +172,7 @@ def _seeing(report: dict, tensors: dict[str, Tensor]) -> str:
     wide = max((level["touched"] or 0 for level in levels), default=0) >= min(tensors["fields"].shape[1:]) - 1
     words = {
         "circular": "It answers shifted images with shifted answers, up to the border and around it: circular padding.",
-        "zeros": "It answers shifted images with shifted answers better inside than at the border: it feels its padding there.",
+        "zeros": "Inside, it answers shifted images with shifted answers; at the border it feels its padding.",
         "places": "It answers differently in different places, not only at the border"
         + (": it sees the whole image, and so its padding from everywhere." if wide else "."),
     }
@@ -187,7 +187,7 @@ def _seeing(report: dict, tensors: dict[str, Tensor]) -> str:
     reach = f" Gradients reach {max(touched)} pixels at most." if touched else ""
     layers = f" Layers of attention: {html.escape(', '.join(seeing['attention'][:6]))}." if seeing["attention"] else ""
     parts.append(
-        f"<p>{words[seeing['padding']]}{reach}{layers} Relative error of a shifted answer, over all pixels and over the inner quarter:</p>"
+        f"<p>{words[seeing['padding']]}{reach}{layers} Relative error of a shifted answer, over all pixels and over the inner ninth:</p>"
     )
     parts.append(f'<div class="scroll"><table>{head}{body}</table></div>')
     if report.get("between") is not None:

@@ -108,13 +108,15 @@ def _side(field: Tensor) -> int:
 def _extent(field: Tensor) -> int:
     """The side of the odd square around the centre outside which nothing has a gradient."""
     height, width = field.shape
+    if not float(field.max()) > 0:
+        return 0
     rows, columns = (field > TOUCHED**2 * field.max()).nonzero(as_tuple=True)
     return 2 * int(max((rows - height // 2).abs().max(), (columns - width // 2).abs().max())) + 1
 
 
 def _shifted(network: Denoiser, x_t: Tensor, answers: Tensor, t: float, shift: int, label: int | None) -> Tensor:
     """Squared relative error of a shift, pixel by pixel, over shifts down and to the right; shape ``(H, W)``."""
-    scale = (answers - answers.mean((-2, -1), keepdim=True)).double().square().mean()
+    scale = (answers - answers.mean((-2, -1), keepdim=True)).double().square().mean().clamp(min=1e-30)  # of constant answers 0
     errors = []
     for axis in (-2, -1):
         moved = network.denoise(x_t.roll(shift, axis), t, label).roll(-shift, axis)
@@ -123,15 +125,16 @@ def _shifted(network: Denoiser, x_t: Tensor, answers: Tensor, t: float, shift: i
 
 
 def _inside(error: Tensor) -> Tensor:
-    """The half of the image that is furthest from its border."""
+    """The ninth of the image that is furthest from its border."""
     height, width = error.shape
-    return error[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    above, left = (min(-(-side // 3), (side - 1) // 2) for side in (height, width))
+    return error[above : height - above, left : width - left]
 
 
 def _padding(levels: list[dict]) -> str:
-    """``circular`` if all pixels answer shifts alike, ``zeros`` if the inner ones do better than the others, else ``places``."""
+    """``circular`` if all pixels answer shifts alike, ``zeros`` if only the inner ones do, else ``places``."""
     best = min(max(level["equivariance"][s] for level in levels) for s in levels[0]["equivariance"]) if levels[0]["equivariance"] else 0.0
     if best < EQUIVARIANT:
         return "circular"
-    inner = [level["interior"][s] / max(level["equivariance"][s], 1e-12) for level in levels for s in level["interior"]]
-    return "zeros" if min(inner) < 0.7 else "places"
+    inner = min(min(level["interior"].values()) for level in levels)
+    return "zeros" if inner < EQUIVARIANT else "places"

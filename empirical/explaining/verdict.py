@@ -11,6 +11,7 @@ from theory.noise import Schedule
 
 ALIKE = 0.95  # median r2 from which on a theory is said to predict a network
 POOR = 0.5
+ROUNDING = 1e-5  # of the variance
 BORDER = 1.5  # times as much at the border as inside, from which on that is said
 
 
@@ -83,7 +84,7 @@ def parting(means: dict[str, Tensor], best: str) -> tuple[dict, Tensor]:
         ``(levels, H, W)``.
     """
     a, b = means["network"].double(), means[best].double()
-    scale = (a - a.mean((-2, -1), keepdim=True)).square().mean((1, 2, 3, 4))
+    scale = (a - a.mean((-2, -1), keepdim=True)).square().mean((1, 2, 3, 4)).clamp(min=1e-30)
     maps = (a - b).square().mean((1, 2)) / scale[:, None, None]
     ring = torch.ones(maps.shape[1:], dtype=torch.bool)
     if min(ring.shape) > 2:
@@ -133,6 +134,8 @@ def sentences(report: dict) -> list[str]:
 def _where(report: dict) -> str:
     levels, part = report["ranking"][0]["levels"], report["parting"]
     worst = max(range(len(levels)), key=lambda i: part["levels"][i])
+    if part["levels"][worst] < ROUNDING:
+        return "Denoised images of both are the same at every level."
     place = "mostly at the border" if part["border"] > BORDER else "mostly inside" if part["border"] < 1 / BORDER else "all over the image"
     return f"Both part most at sigma/alpha {levels[worst]['ratio']:.2g} ({100 * part['levels'][worst]:.0f}% of the variance), {place}."
 
