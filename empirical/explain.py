@@ -36,7 +36,7 @@ from theory.discrete import DiscreteSchedule
 from theory.errors import InputError
 from theory.lock import writing
 from theory.machines import EquivariantLocal
-from theory.metrics import memorisation
+from theory.metrics import memorisation, noisy_images
 from theory.plain import PlainConsole
 from theory.results import ResultDirectory, begun, versions
 
@@ -114,11 +114,12 @@ def _run(a: argparse.Namespace, out: Path, command: str) -> int:
         raise InputError(f"--budget {a.budget:g}", "a positive number of minutes", "raise it, or leave it out")
     names, effort = chosen(a.theories), Effort(a.samples, a.steps, a.levels, a.draws, a.calibration)
     data = load(a.dataset)
-    data.select(a.label)
     network = open_model(a.network, data, device=device)
+    a.label = getattr(network, "label", None) if a.label is None else a.label  # a class in the specification is one of the theories too
+    data.select(a.label)
     attention = _attention(a, network)
     others(a.theory, data, network.schedule, str(device))
-    identity = _identity(a, data, names, attention)
+    identity = _identity(a, data, names, attention) | {"answers": _answers(network, data, a.label, device)}
     before = begun(out, FORMAT)
     if before is not None and {k: v for k, v in before.items() if k != "effort"} == identity:
         effort = Effort(**before["effort"])
@@ -154,6 +155,12 @@ def _identity(a: argparse.Namespace, data: ImageSet, names: list[str], attention
         for k in ("network", "theory", "label", "rtol", "seed", "samples", "steps", "levels", "draws", "calibration", "budget")
     }
     return {**told, "theories": names, "attention": attention, "data": data.fingerprint, "versions": versions()}
+
+
+def _answers(network: Denoiser, data: ImageSet, label: int | None, device: torch.device) -> str:
+    """What tells a network from one with other weights, as one number to four digits: what it makes of a few noisy images."""
+    noisy = noisy_images(data.select(label), network.schedule, 0.5, 2, 0, device)
+    return f"{float(network.denoise(noisy.x_t, noisy.t, label).double().norm()):.4g}"
 
 
 def _planned(

@@ -14,7 +14,7 @@ from empirical.explaining import study as study_module
 from empirical.explaining import svg
 from empirical.explaining.effort import FEWEST, Cost, Effort, fitted
 from empirical.explaining.seeing import attention_layers, seen
-from empirical.explaining.theories import THEORIES, sizes_to_try
+from empirical.explaining.theories import PADDED, THEORIES, sizes_to_try
 from empirical.explaining.verdict import lead, parting
 from empirical.outside.denoiser import OutsideDenoiser
 from tests.helpers import assert_close, refused
@@ -57,7 +57,7 @@ def test_a_network_that_is_a_theory_is_found_to_be_that_theory(border, pixels, t
     assert {row["name"] for row in report["ranking"]} == set(THEORIES)
     told = capsys.readouterr().out
     assert "this will take about" in told
-    assert f"ELS, {border} predicts this network" in told
+    assert f"ELS, {PADDED[border]} predicts this network" in told
 
 
 def test_the_ideal_score_is_the_only_theory_of_itself(pixels, tmp_path):
@@ -91,6 +91,29 @@ def test_a_further_theory_is_one_of_the_table(pixels, tmp_path):
     spec = "equivariant_local:patch_size=5,border=zeros"
     report = explained(spec, pixels, tmp_path / "out", "--theories", "ideal", "--theory", spec)
     assert (report["ranking"][0]["name"], report["ranking"][0]["r2_pearson"]["value"]) == (spec, pytest.approx(1, abs=1e-6))
+
+
+@pytest.mark.slow
+def test_attention_is_solved_for_a_network_that_has_it(tmp_path, monkeypatch):
+    from empirical import train
+    from empirical.explaining import attention
+    from theory.stationarity.options import Options
+
+    config = train.Config("toy:layout=strip", "attention", hidden=8, steps=4, every=4, batch=8, samples=20)
+    train.train(config, out=tmp_path / "net")
+    few = {"images": 2000, "fresh": 200, "features": 4}
+    monkeypatch.setattr(attention.Options, "of", classmethod(lambda cls, quality, **more: Options(**few, **more)))
+    report = explained(str(tmp_path / "net"), "toy:layout=strip", tmp_path / "out", "--theories", "ideal")
+    assert {row["name"] for row in report["ranking"]} == {"ideal", "attention, full"}
+    assert report["attention"]["patch_size"] == [5, 5]  # what its trunk sees
+    assert (tmp_path / "out" / "attention" / "full.json").is_file()
+
+
+def test_a_class_in_the_specification_is_one_of_the_theories_too(pixels, tmp_path):
+    (tmp_path / "net.py").write_text("def net(x_t, t, label): return x_t * label.reshape(-1, 1, 1, 1)\n")
+    report = explained(f"module:{tmp_path}/net.py:net,prediction=sample,label=1", pixels, tmp_path / "out", "--theories", "ideal")
+    assert report["data"]["images"] == 8
+    assert report["identity"]["label"] == 1
 
 
 # ------------------------------------------------------------------------------------------------ stop and resume

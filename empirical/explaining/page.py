@@ -1,6 +1,7 @@
 """One self-contained page: the verdict first, then what it rests on."""
 
 import html
+import math
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from empirical.explaining.effort import in_words
 from empirical.explaining.svg import Curve, bar, curves, heat, png, shown
-from empirical.explaining.theories import NEAREST, NULL, title
+from empirical.explaining.theories import NEAREST, NULL, PADDED, THEORIES, title
 
 # Okabe & Ito's colours, told apart by all readers, as in the package's figures.
 COLOUR = {
@@ -38,7 +39,7 @@ STYLE = """
  .scroll { overflow-x: auto; }
  .pictures td { border: 0; padding: 2px; text-align: center; font: .72em system-ui, sans-serif; color: #666; }
  .pictures td:first-child { text-align: right; padding-right: .7em; min-width: 8.5em; color: #222; font-size: .8em; white-space: normal; }
- img { image-rendering: pixelated; display: block; margin: 0 auto; }
+ img { image-rendering: pixelated; display: block; margin: 0 auto; outline: 1px solid #ddd; }
  svg { width: 100%; height: auto; }
  svg text { font: 12px system-ui, sans-serif; fill: #444; }
  svg .x { text-anchor: middle; } svg .y { text-anchor: end; } svg .grid { stroke: #e6e6e6; }
@@ -94,7 +95,7 @@ def _verdict(report: dict) -> str:
         explained = "" if more is None else format(more["value"], ".3f")
         null = ' class="null"' if row["name"] in (NULL, NEAREST) else ""
         body.append(
-            f"<tr{null}><td>{html.escape(row['title'])}</td><td>{_interval(r2)}</td>"
+            f'<tr{null}><td title="{html.escape(_says(row["name"]))}">{html.escape(row["title"])}</td><td>{_interval(r2)}</td>'
             f'<td class="wide">{bar(r2["value"], r2["low"], r2["high"], known[row["name"]])}</td>'
             f"<td>{explained}</td><td>{r['value']:.3f}</td></tr>"
         )
@@ -105,6 +106,11 @@ def _verdict(report: dict) -> str:
         "its median over samples with a bootstrap interval. Grey: what would be as true of any network on these data."
     )
     return f"<h1>{html.escape(first)}</h1>{lines}{warned}<table>{head}{''.join(body)}</table><p class='small'>{note}</p>"
+
+
+def _says(name: str) -> str:
+    """What a network must be for a theory, as a hint."""
+    return f"the best score of a network that is {THEORIES[name].says}" if name in THEORIES else ""
 
 
 def _samples(report: dict, tensors: dict[str, Tensor]) -> str:
@@ -137,13 +143,19 @@ def _levels(report: dict) -> str:
         told = [[None if v is None else v[part] for v in values] for part in ("value", "low", "high")]
         return Curve(row["title"], known[row["name"]], *told, dashed=row["name"] == NULL)
 
-    score = curves(ratios, [curve(row, "cosine") for row in report["ranking"]], label="cosine of scores by noise level")
-    images = curves(ratios, [curve(row, "r2") for row in report["ranking"]], label="r2 of denoised images by noise level")
+    drawn = {key: [curve(row, key) for row in report["ranking"]] for key in ("cosine", "r2")}
+    score, images = (curves(ratios, lines, label=f"{key} by noise level", bottom=_floor(lines)) for key, lines in drawn.items())
     return (
         '<h2 id="levels">Level by level</h2><p>How alike the scores of network and theory are on the same noisy '
         "training images: the median cosine of "
         f"the angle between them.</p>{score}<p>The same of the denoised images, as r² of their pixels.</p>{images}"
     )
+
+
+def _floor(lines: list[Curve]) -> float:
+    """Where an axis of shares may begin: a tenth below the lowest of them, at 0 at least."""
+    lowest = min((v for line in lines for v in (line.low or line.values) if v is not None), default=0.0)
+    return max(0.0, math.floor(lowest * 10) / 10) if lowest < 0.9 else 0.9
 
 
 def _seeing(report: dict, tensors: dict[str, Tensor]) -> str:
@@ -165,7 +177,7 @@ def _seeing(report: dict, tensors: dict[str, Tensor]) -> str:
         lines.append(Curve("field of 99% of the squared gradients", "#222222", [level["field"] for level in levels]))
     for border, found in report["calibration"].items():
         sizes = [level["best"] for level in found["levels"]]
-        lines.append(Curve(f"calibrated patch, {border}", COLOUR[f"els-{border}"], sizes, dashed=border == "circular"))
+        lines.append(Curve(f"calibrated patch, {PADDED[border]}", COLOUR[f"els-{border}"], sizes, dashed=border == "circular"))
     if lines:
         chart = curves(ratios, lines, label="sizes by noise level", top=None, whole=True)
         parts.append(f"<p>The side of what it sees, in pixels, and of the patch of the theory that is most like it.</p>{chart}")

@@ -18,6 +18,7 @@ from theory.metrics import noisy_images
 from theory.patches import PatchSchedule
 from theory.results import ResultDirectory
 from theory.sampling import DDIM, initial_noise
+from theory.stationarity import SolvedScore
 
 CHUNK = 20  # samples made at once, after which a run can stop
 NETWORK = "network"
@@ -127,8 +128,6 @@ class Study:
             folder = self.results.path / "attention"
             self.part("attention", lambda: (self._solve(), {}))
             family = self.results.part("attention")[0]["family"]
-            from theory.stationarity import SolvedScore
-
             found[f"attention, {family}"] = SolvedScore.load(folder / family, self.data, self.network.schedule)
         return found
 

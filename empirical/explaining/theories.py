@@ -13,6 +13,7 @@ from theory.patches import BORDERS, PatchSchedule, PatchSize
 
 NULL = "ideal"
 NEAREST = "nearest training image"
+PADDED = {"zeros": "zero padding", "circular": "circular padding"}
 
 
 class Theory(NamedTuple):
@@ -36,10 +37,13 @@ def _local(machine: type, border: str) -> Callable[..., Denoiser]:
 
 
 THEORIES: dict[str, Theory] = {
-    "ideal": Theory("IS, the ideal score", "anything at all", None, lambda data, noise, patches, **more: Ideal(data, noise, **more)),
+    "ideal": Theory("IS, the ideal score", "under no constraint", None, lambda data, noise, patches, **more: Ideal(data, noise, **more)),
     "es": Theory("ES, equivariant", "equivariant", None, lambda data, noise, patches, **more: Equivariant(data, noise, **more)),
-    **{f"ls-{b}": Theory(f"LS, local, {b}", f"local, padded by {b}", b, _local(Local, b)) for b in BORDERS[::-1]},
-    **{f"els-{b}": Theory(f"ELS, {b}", f"local and equivariant, padded by {b}", b, _local(EquivariantLocal, b)) for b in BORDERS[::-1]},
+    **{f"ls-{b}": Theory(f"LS, {PADDED[b]}", f"local: {PADDED[b]}", b, _local(Local, b)) for b in BORDERS[::-1]},
+    **{
+        f"els-{b}": Theory(f"ELS, {PADDED[b]}", f"local and equivariant: {PADDED[b]}", b, _local(EquivariantLocal, b))
+        for b in BORDERS[::-1]
+    },
 }
 
 
