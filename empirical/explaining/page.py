@@ -31,8 +31,8 @@ STYLE = """
  th, td { padding: .32em .6em; text-align: right; border-bottom: 1px solid #e2e2e2; white-space: nowrap; }
  th:first-child, td:first-child { text-align: left; white-space: normal; }
  tr.null td { color: #777; }
- .wide { width: 30%; }
- td:first-child { min-width: 9em; }
+ .wide { width: 27%; }
+ td:first-child { min-width: 11.5em; }
  .bar { position: relative; height: 13px; background: #f2f2f2; }
  .bar b { display: block; height: 100%; }
  .bar em { position: absolute; top: 5px; height: 3px; background: #fff; outline: 1px solid #222; min-width: 1px; }

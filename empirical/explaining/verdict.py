@@ -11,6 +11,10 @@ from theory.noise import Schedule
 
 ALIKE = 0.95  # median r2 from which on a theory is said to predict a network
 POOR = 0.5
+VERBS = {
+    False: ("predicts", "comes nearest to", "is the nearest, and far from"),
+    True: ("predict", "come nearest to", "are the nearest, and far from"),
+}
 ROUNDING = 1e-5  # of the variance
 BORDER = 1.5  # times as much at the border as inside, from which on that is said
 
@@ -105,19 +109,17 @@ def sentences(report: dict) -> list[str]:
     best, *others = report["ranking"]
     if best["r2_pearson"] is None:
         return ["The samples of the network are constant images: nothing can be said about them."]
-    value = best["r2_pearson"]["value"]
-    told = (
-        "predicts this network"
-        if value >= ALIKE
-        else "comes nearest to this network"
-        if value >= POOR
-        else "is the nearest, and far from this network"
-    )
-    out = [f"{best['title']} {told}: median r² {_interval(best['r2_pearson'])} over {report['effort']['samples']} samples."]
-    if others and others[0]["r2_pearson"] is not None:
-        clear = report["lead"] is not None and report["lead"]["low"] > 0
-        gap = "which is less, sample by sample" if clear else "which these samples do not tell from the best"
-        out.append(f"Next is {others[0]['title']} with {_interval(others[0]['r2_pearson'])}, {gap}.")
+    second = others[0] if others and others[0]["r2_pearson"] is not None else None
+    tied = second is not None and not (report["lead"] is not None and report["lead"]["low"] > 0)
+    value, count = best["r2_pearson"]["value"], report["effort"]["samples"]
+    told = VERBS[tied][0 if value >= ALIKE else 1 if value >= POOR else 2]
+    if tied:
+        values = f"{_interval(best['r2_pearson'])} and {_interval(second['r2_pearson'])} over {count} samples, too few to tell them apart"
+        out = [f"{best['title']} and {second['title']} {told} this network: median r² {values}."]
+    else:
+        out = [f"{best['title']} {told} this network: median r² {_interval(best['r2_pearson'])} over {count} samples."]
+        if second is not None:
+            out.append(f"Next is {second['title']} with {_interval(second['r2_pearson'])}, which is less, sample by sample.")
     nulls = [row for row in (*others, report["nearest"]) if row["name"] in (NULL, NEAREST) and row["r2_pearson"]]
     if nulls:
         out.append(
@@ -135,9 +137,9 @@ def _where(report: dict) -> str:
     levels, part = report["ranking"][0]["levels"], report["parting"]
     worst = max(range(len(levels)), key=lambda i: part["levels"][i])
     if part["levels"][worst] < ROUNDING:
-        return "Denoised images of both are the same at every level."
+        return "Denoised images of network and theory are the same at every level."
     place = "mostly at the border" if part["border"] > BORDER else "mostly inside" if part["border"] < 1 / BORDER else "all over the image"
-    return f"Both part most at sigma/alpha {levels[worst]['ratio']:.2g} ({100 * part['levels'][worst]:.0f}% of the variance), {place}."
+    return f"Network and theory part most at sigma/alpha {levels[worst]['ratio']:.2g} ({100 * part['levels'][worst]:.0f}% of the variance), {place}."
 
 
 def warnings(report: dict) -> list[str]:
