@@ -139,7 +139,8 @@ def _where(report: dict) -> str:
     if part["levels"][worst] < ROUNDING:
         return "Denoised images of network and theory are the same at every level."
     place = "mostly at the border" if part["border"] > BORDER else "mostly inside" if part["border"] < 1 / BORDER else "all over the image"
-    return f"Network and theory part most at sigma/alpha {levels[worst]['ratio']:.2g} ({100 * part['levels'][worst]:.0f}% of the variance), {place}."
+    at = f"{levels[worst]['ratio']:.2g}"
+    return f"Network and theory part most at sigma/alpha {at} ({100 * part['levels'][worst]:.0f}% of the variance), {place}."
 
 
 def warnings(report: dict) -> list[str]:
