@@ -21,10 +21,10 @@ from empirical.explaining import page
 from empirical.explaining.attention import family_of
 from empirical.explaining.effort import Effort, fitted, in_words, measured
 from empirical.explaining.study import NETWORK, Study
-from empirical.explaining.theories import NULL, THEORIES, chosen, machines, others, sizes_to_try
+from empirical.explaining.theories import THEORIES, chosen, machines, others, sizes_to_try
 from empirical.explaining.verdict import lead, losses, memorised, nearest, parting, rows, sentences, warnings
 from empirical.metrics import r2_pearson
-from empirical.models import is_network, open_model
+from empirical.models import open_model
 from empirical.outside.denoiser import OutsideDenoiser
 from empirical.outside.diffusers import between
 from empirical.training.loop import stop_signal
@@ -265,8 +265,6 @@ def _print(report: dict, console: PlainConsole, out: Path) -> None:
         console.print(line, highlight=False)
     console.print(f"written to {out}: {PAGE}, report.json, samples.safetensors", highlight=False)
 
-
-__all__ = ["FORMAT", "NULL", "is_network", "main", "parser"]
 
 if __name__ == "__main__":
     sys.exit(main())
