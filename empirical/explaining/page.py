@@ -149,13 +149,36 @@ def _levels(report: dict) -> str:
         '<h2 id="levels">Level by level</h2><p>How alike the scores of network and theory are on the same noisy '
         "training images: the median cosine of "
         f"the angle between them.</p>{score}<p>The same of the denoised images, as r² of their pixels.</p>{images}"
+        f"{_by_level(report, ratios)}"
     )
 
 
+def _by_level(report: dict, ratios: list[float]) -> str:
+    """Median r2 of the denoised images, theory by theory and level by level, the best of each level in bold."""
+    values = [[level["r2"] for level in row["levels"]] for row in report["ranking"]]
+    best = [max((v["value"] for v in column if v), default=None) for column in zip(*values, strict=True)]
+    head = "".join(f"<th>σ/α {r:.2g}</th>" for r in ratios)
+    lines = []
+    for row, told in zip(report["ranking"], values, strict=True):
+        cells = "".join(
+            "<td></td>" if v is None else f'<td title="{_interval(v)}">{_bold(v["value"], v["value"] == b)}</td>'
+            for v, b in zip(told, best, strict=True)
+        )
+        lines.append(f"<tr><td>{html.escape(row['title'])}</td>{cells}</tr>")
+    note = "The best of each level in bold; the 95% interval of each number shows under the pointer, and is the band of its curve."
+    return (
+        f'<div class="scroll"><table><tr><th>r² of denoised images</th>{head}</tr>{"".join(lines)}</table></div><p class="small">{note}</p>'
+    )
+
+
+def _bold(value: float, best: bool) -> str:
+    return f"<b>{value:.3f}</b>" if best else f"{value:.3f}"
+
+
 def _floor(lines: list[Curve]) -> float:
-    """Where an axis of shares may begin: a tenth below the lowest of them, at 0 at least."""
+    """Where an axis of shares may begin: at the tenth below the lowest of them, or at 0 where that would not save half of it."""
     lowest = min((v for line in lines for v in (line.low or line.values) if v is not None), default=0.0)
-    return max(0.0, math.floor(lowest * 10) / 10) if lowest < 0.9 else 0.9
+    return 0.0 if lowest < 0.5 else min(0.9, math.floor(lowest * 10) / 10)
 
 
 def _seeing(report: dict, tensors: dict[str, Tensor]) -> str:
