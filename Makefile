@@ -34,7 +34,7 @@ bench: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -c constraints.txt -e ".[data,test,lint,bench,docs]"
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[data,test,lint,bench,docs,diffusers]"
 	touch $@
 
 clean:

@@ -4,7 +4,9 @@
   ``patch_size=3+5+7`` for several sizes over equal intervals of t, and ``patches=interior``;
 - a published or calibrated schedule: ``equivariant_local:schedule=MNIST_ResNet_zeros`` or ``schedule=FILE.json``;
 - a solved score: ``runs/toy/attention/full``, the path without an extension;
-- a trained network: its directory or checkpoint, ``runs/train/toy-attention-0``.
+- a trained network: its directory or checkpoint, ``runs/train/toy-attention-0``;
+- a network from elsewhere: ``diffusers:DIR``, ``module:FILE.py:NAME``, ``azula:FILE.py:NAME``, ``edm:FILE``, ``kamb:FILE``
+  (`empirical.outside`).
 """
 
 from pathlib import Path
@@ -13,6 +15,8 @@ import torch
 
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.denoiser import NetworkDenoiser
+from empirical.outside import OUTSIDE, Given
+from empirical.outside.denoiser import OutsideDenoiser
 from theory.calibrated import patch_schedule
 from theory.data.imageset import ImageSet
 from theory.denoiser import Denoiser
@@ -38,6 +42,8 @@ def open_model(spec: str, data: ImageSet, noise: Schedule | None = None, device:
     name, _, given = spec.partition(":")
     if name in MACHINES:
         return _machine(name, given, data, noise or CosineSchedule())
+    if name in OUTSIDE:
+        return OUTSIDE[name](Given.of(spec, tuple(data.images.shape[1:]), device))
     path = Path(spec)
     if path.name and path.with_name(path.name + ".json").is_file():
         return SolvedScore.load(path, data)
@@ -49,14 +55,14 @@ def open_model(spec: str, data: ImageSet, noise: Schedule | None = None, device:
         return denoiser
     raise InputError(
         f"model {spec!r}",
-        f"a machine ({choices(MACHINES)}), a solution such as runs/toy/attention/full, or a training directory",
+        f"a machine ({choices(MACHINES)}), a solution such as runs/toy/attention/full, a training directory, or {choices(OUTSIDE)}:PATH",
         "correct the name or path",
     )
 
 
 def is_network(denoiser: Denoiser) -> bool:
     """Whether it was trained."""
-    return isinstance(denoiser, NetworkDenoiser)
+    return isinstance(denoiser, NetworkDenoiser | OutsideDenoiser)
 
 
 def _machine(name: str, given: str, data: ImageSet, noise: Schedule) -> Denoiser:

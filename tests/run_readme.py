@@ -23,6 +23,7 @@ SMALL = {
     "empirical.train": "--steps 40 --every 20 --samples 20 --batch 16",
     "empirical.compare": "--samples 20 --steps 5 --levels 2 --draws 50",
     "empirical.calibrate": "--levels 2 --draws 2",
+    "empirical.explain": "--samples 12 --steps 4 --levels 2 --draws 8 --calibration 2",
     "empirical.reproduce": "--budget .001",
     "figures.make": "",
     "figures.mosaic": "",

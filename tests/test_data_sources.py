@@ -491,7 +491,7 @@ def test_fingerprint_of_files_changes_with_one_level_of_one_pixel(tmp_path):
 
 
 def test_the_sources_are_those_promised():
-    assert set(SOURCES) == {"toy", "digits", "mnist5k", "photos", "npz", "npy", "folder"}
+    assert set(SOURCES) == {"toy", "digits", "mnist5k", "photos", "npz", "npy", "folder", "cifar10", "mnist", "hf"}
 
 
 @pytest.fixture

@@ -44,16 +44,17 @@ class ResultDirectory:
         path: The directory; made if missing.
         identity: Everything that determines the numbers, as JSON values.
         resume: Whether to keep the parts an interrupted run of the same identity left there.
+        format: Name of what is written there: directories of another are foreign.
 
     Raises:
         InputError: If the directory can't be written, holds something that is not ours, or, with
             ``resume``, belongs to a run with another identity.
     """
 
-    def __init__(self, path: str | Path, identity: dict, resume: bool) -> None:
-        self.path = Path(path)
-        self.require_own(self.path)
-        found = _identity(self.path)
+    def __init__(self, path: str | Path, identity: dict, resume: bool, format: str = FORMAT) -> None:
+        self.path, self.format = Path(path), format
+        self.require_own(self.path, format)
+        found = _identity(self.path, format)
         if resume and found is not None and found != identity:
             names = [key for key in identity if found.get(key) != identity[key]]
             raise InputError(
@@ -65,14 +66,14 @@ class ResultDirectory:
             if not resume:
                 shutil.rmtree(self.path / PARTS, ignore_errors=True)
             (self.path / PARTS).mkdir(parents=True, exist_ok=True)
-            write_json(self.path / PROGRESS, {"format": FORMAT, "identity": identity})
+            write_json(self.path / PROGRESS, {"format": format, "identity": identity})
         except OSError as error:
             raise InputError(
                 f"output directory {self.path} ({error.strerror})", "a directory that can be written", "choose another --out"
             ) from error
 
     @classmethod
-    def require_own(cls, path: Path) -> None:
+    def require_own(cls, path: Path, format: str = FORMAT) -> None:
         """Refuse a directory that holds something that is not ours.
 
         Raises:
@@ -86,7 +87,7 @@ class ResultDirectory:
             occupied = any(contents(path))
         except OSError as error:
             raise InputError(f"output directory {path} ({error.strerror})", "a readable directory", "choose another --out") from error
-        if occupied and _identity(path) is None:
+        if occupied and _identity(path, format) is None:
             raise InputError(
                 f"output directory {path}, which holds other files",
                 "a new or empty directory, or one this command made",
@@ -118,17 +119,22 @@ class ResultDirectory:
         """Write the report and all tensors, and drop the parts."""
         identity = json.loads((self.path / PROGRESS).read_text())["identity"]
         write_tensors(self.path / "samples.safetensors", tensors)
-        write_json(self.path / REPORT, {"format": FORMAT, "identity": identity, **report})
+        write_json(self.path / REPORT, {"format": self.format, "identity": identity, **report})
         (self.path / PROGRESS).unlink()
         shutil.rmtree(self.path / PARTS)
 
 
-def _identity(path: Path) -> dict | None:
+def begun(path: Path, format: str = FORMAT) -> dict | None:
+    """The identity of an unfinished run in a directory, or None if there is none."""
+    return _identity(path, format) if (path / PROGRESS).is_file() else None
+
+
+def _identity(path: Path, format: str) -> dict | None:
     """The identity of the run that wrote a directory, or None if none of ours did."""
     for name in (PROGRESS, REPORT):
         try:
             content = json.loads((path / name).read_text())
-            if content.get("format") == FORMAT:
+            if content.get("format") == format:
                 return content["identity"]
         except (OSError, ValueError, KeyError, AttributeError):
             continue

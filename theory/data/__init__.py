@@ -11,9 +11,12 @@ import inspect
 import re
 from collections.abc import Callable
 
+from theory.data.cifar10 import cifar10
 from theory.data.digits import digits
 from theory.data.folder import folder
+from theory.data.hf import hf
 from theory.data.imageset import ImageSet, Rule
+from theory.data.mnist import mnist
 from theory.data.mnist5k import mnist5k
 from theory.data.npy import npy
 from theory.data.npz import npz
@@ -21,7 +24,7 @@ from theory.data.photos import photos
 from theory.data.toy import Toy, toy
 from theory.errors import InputError, choices
 
-SOURCES: dict[str, Callable[..., ImageSet]] = {f.__name__: f for f in (toy, digits, mnist5k, photos, npz, npy, folder)}
+SOURCES: dict[str, Callable[..., ImageSet]] = {f.__name__: f for f in (toy, digits, mnist5k, photos, npz, npy, folder, cifar10, mnist, hf)}
 
 
 KINDS = {bool: "true or false", int: "a whole number", str: "text"}

@@ -3,26 +3,29 @@
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from theory.data import cache
+from theory.data.choose import check_size, image_set, specification, taken
+from theory.data.decode import alike, decoded
 from theory.data.imageset import ImageSet
-from theory.data.pixels import SIGNED
 from theory.data.search import pictures
-from theory.data.wait import waiting
+from theory.data.wait import MANY
 from theory.errors import InputError
 
 
-def folder(path: str, size: int | None = None, grey: bool = False) -> ImageSet:
+def folder(path: str, size: int | None = None, grey: bool = False, count: int | None = None, classes: str | None = None) -> ImageSet:
     """All pictures of a folder, sorted by name; subfolders are classes, numbered in that order.
 
-    Hidden files and folders (such as the ``._photo.png`` that macOS leaves beside ``photo.png``) are no pictures.
+    Hidden files and folders (such as the ``._photo.png`` that macOS leaves beside ``photo.png``) are no pictures. They are decoded
+    in parallel; a thousand and more are kept, decoded, for the next time (`theory.data.cache`).
 
     Args:
         path: The folder, with pictures in it or in subfolders.
         size: Resize to squares of that many pixels (cropped to the central square first); pictures
             must have one common size if it is not given.
         grey: Convert to one channel; three otherwise.
+        count: Only the first so many, in the order of their names.
+        classes: Only these subfolders, by name or number, as in ``classes=cats+dogs``.
 
     Raises:
         InputError: If there is no picture, one can't be read, has transparency or more than 8 bits,
@@ -31,61 +34,37 @@ def folder(path: str, size: int | None = None, grey: bool = False) -> ImageSet:
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"folder {path}", "an existing folder", "check the path")
-    if size is not None and size < 1:
-        raise InputError(f"size={size}", "a positive number of pixels", "ask for a larger size")
+    check_size(size)
     files = pictures(root)
-    images = torch.from_numpy(np.stack(_alike(root, files, size, grey))).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return ImageSet(images.contiguous(), f"folder:{path}", labels=_labels(root, files), range=SIGNED)
+    names, labels = _labels(root, files)
+    name = specification("folder", path, count=count, classes=classes)  # size and grey show in the images
+    keep = taken(len(files), labels, count, classes, name, names)
+    files, labels = [files[i] for i in keep], None if labels is None else labels[keep]
+    options = {"size": size, "grey": grey}
+    if len(files) < MANY:
+        pixels = _alike(root, files, size, grey)
+    else:
+        source = {"folder": str(root.resolve()), "pictures": len(files), **options}
+        pixels = cache.kept(cache.fingerprint(root, files, options), source, lambda: _alike(root, files, size, grey))
+    return image_set(pixels, labels, name, patch_size=(3, 3))
 
 
-def _alike(root: Path, files: list[Path], size: int | None, grey: bool) -> list[np.ndarray]:
-    """Pictures of one common size."""
-    read = []
-    with waiting(f"pictures read in {root}", len(files)) as told:
-        for file in files:
-            read.append(_read(file, size, grey))
-            if read[-1].shape != read[0].shape:
-                raise InputError(
-                    f"{file} of {read[-1].shape[1]}x{read[-1].shape[0]} pixels",
-                    f"{read[0].shape[1]}x{read[0].shape[0]} pixels, the size of {files[0].name}",
-                    "ask for a common size, as in folder:DIR,size=32",
-                )
-            told(len(read))
-    return read
+def _alike(root: Path, files: list[Path], size: int | None, grey: bool) -> np.ndarray:
+    """Pictures of one common size, ``(N, H, W, C)``."""
+    return alike(
+        len(files),
+        lambda i: decoded(files[i], str(files[i]), size, grey),
+        lambda i: str(files[i]) if i else files[0].name,
+        str(root),
+        "ask for a common size, as in folder:DIR,size=32",
+    )
 
 
-def _read(file: Path, size: int | None, grey: bool) -> np.ndarray:
-    """One picture as ``(H, W, C)`` uint8."""
-    try:
-        with Image.open(file) as opened:
-            deep = _more_than_8_bits(opened)
-            picture = ImageOps.exif_transpose(opened)
-            picture.load()
-    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{file}, which can't be read as a picture", "an intact picture file", "remove or replace it") from error
-    if picture.mode not in ("L", "RGB", "P", "1") or "transparency" in picture.info or deep:
-        mode = f"{picture.mode}{' with more than 8 bits' if deep else ''}"
-        raise InputError(f"{file} of mode {mode}", "8-bit grey or RGB without transparency", "flatten or convert it")
-    picture = picture.convert("L" if grey else "RGB")
-    if size is not None:
-        side = min(picture.size)
-        left, top = ((n - side) // 2 for n in picture.size)
-        picture = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    array = np.asarray(picture)
-    return array[..., None] if grey else array
-
-
-def _more_than_8_bits(picture: Image.Image) -> bool:
-    """Pillow opens 16-bit colour as 8-bit RGB without a word; only what it tells its decoder shows it."""
-    for decoder, *_, options in getattr(picture, "tile", []):
-        options = options if isinstance(options, tuple) else (options,)
-        if "16" in str(options[0]) or (decoder.startswith("ppm") and options[-1] > 255):
-            return True
-    return False
-
-
-def _labels(root: Path, files: list[Path]) -> torch.Tensor | None:
-    """Numbers of the subfolders directly below the root, or None when no picture is in one."""
+def _labels(root: Path, files: list[Path]) -> tuple[list[str], np.ndarray | None]:
+    """The subfolders directly below the root, and their numbers file by file, or None when no picture is in one."""
     names = [file.relative_to(root).parts[0] if file.parent != root else "" for file in files]
     classes = sorted(set(names))
-    return None if classes == [""] else torch.tensor([classes.index(name) for name in names])
+    if classes == [""]:
+        return [], None
+    numbers = {name: i for i, name in enumerate(classes)}
+    return classes, np.array([numbers[name] for name in names])

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, replace
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -73,6 +73,24 @@ class ImageSet:
         object.__setattr__(self, "images", images if isinstance(images, Unit) else images.to(torch.float32))
         object.__setattr__(self, "weights", self._checked_weights())
         object.__setattr__(self, "labels", self._checked_labels())
+
+    @classmethod
+    def of(cls, dataset: Any, name: str = "dataset", **options) -> "ImageSet":
+        """The images of a dataset of torch, torchvision, Hugging Face, or any other that has a length and items.
+
+        Args:
+            dataset: Items are a picture (Pillow), a tensor ``(C, H, W)`` or an array ``(H, W, C)``, alone, as ``(image, label)``, or in
+                a dictionary as ``image`` and ``label``. Transforms have to be fixed: the theory needs the images a network was trained on.
+            name: Where they come from.
+            options: ``count``, the first so many; ``classes``, as in ``"3+5"``; ``size`` and ``grey``, of pictures and uint8; ``range`` of
+                floating point pixels, ``"unit"`` for [0, 1] (as ``ToTensor`` makes them) or ``"signed"`` for [-1, 1].
+
+        Raises:
+            InputError: If there is no image, an item is random or no image, or sizes differ.
+        """
+        from theory.data.dataset import from_dataset
+
+        return from_dataset(dataset, name, **options)
 
     def _checked_weights(self) -> Weights:
         count = len(self.images)
