@@ -1,0 +1,279 @@
+r"""The training patches behind every pixel of a machine's guess: the heaviest, how much they weigh, and what is left out.
+
+The guess of a closed-form machine at a pixel ``p`` is a weighted mean over candidates (arXiv 2412.20292, eq. 3-10),
+
+.. math:: E[x_0(p) | \Phi_p] = \sum_{n, p'} W_{n,p'}\, x_n(p'), \qquad \sum_{n, p'} W_{n,p'} = 1 .
+
+Many candidates look the same (a dark corner, a pair of colours), and no machine tells them apart: they are counted as one *distinct
+patch* ``k`` with the weight of all, and their number beside it,
+
+.. math:: W_k = \sum_{(n, p') \in k} W_{n,p'}, \qquad
+          \mathrm{effective} = \Big(\sum_k W_k\Big)^2 \Big/ \sum_{n, p'} W_{n,p'}^2 .
+
+The *mosaic* of a guess copies every pixel from the heaviest distinct patch. Where that stands in several training images, it takes the
+fewest images that hold all of them, as greedy set cover finds them (Chvatal 1979), and in each the nearest place.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from theory.denoiser import require_noise
+from theory.engines.listed.problems import Problem, pixels, problems
+from theory.engines.listed.source import KeySource, items_within
+from theory.errors import InputError
+from theory.machines.base import AnalyticDenoiser
+from theory.types import Images
+
+HASHED = 2**22  # numbers hashed at a time
+
+
+class Candidates(NamedTuple):
+    """The heaviest distinct patches of each pixel. For machines that see the whole image a patch is an image, and all pixels share it.
+
+    Attributes:
+        image: Number of the first training image with that patch, with shape ``(B, H, W, K)``, heaviest first; -1 where there are fewer.
+        pixel: Row and column in it of the pixel copied, with shape ``(B, H, W, K, 2)``.
+        weight: Posterior weight of all training patches like it, with shape ``(B, H, W, K)``, float64.
+        count: How many training patches are like it, with shape ``(B, H, W, K)``.
+        effective: Effective number of training patches, each counted by itself, with shape ``(B, H, W)``, float64.
+        mosaic: Number of the training image that the mosaic takes the pixel from, with shape ``(B, H, W)``.
+        place: Row and column there, with shape ``(B, H, W, 2)``.
+    """
+
+    image: Tensor
+    pixel: Tensor
+    weight: Tensor
+    count: Tensor
+    effective: Tensor
+    mosaic: Tensor
+    place: Tensor
+
+    @property
+    def rest(self) -> Tensor:
+        """Posterior weight of all patches that are left out, with shape ``(B, H, W)``."""
+        return (1 - self.weight.sum(-1)).clamp(min=0)
+
+
+@torch.no_grad()
+def candidates(machine: AnalyticDenoiser, x_t: Images, t: float, top: int = 8, label: int | None = None) -> Candidates:
+    """The heaviest distinct patches of each pixel, in float64.
+
+    Which patches are alike is found once for a machine, class and patch size, and kept: about 40 bytes for each training patch, beyond
+    the machine's ``memory``.
+
+    Args:
+        machine: A closed-form machine.
+        x_t: Noisy images with shape ``(B, C, H, W)``.
+        t: Time in (0, 1].
+        top: How many patches, K.
+        label: Restrict the training set to a class; images are numbered within it.
+
+    Raises:
+        InputError: If shapes, time, label or ``top`` do not fit, ``sigma_t`` is 0, or the machine holds a part of the images only.
+    """
+    machine.check(x_t)
+    if machine.distributed:
+        raise InputError("a machine with distributed=True", "one that holds all training images", "make it without distributed=True")
+    if top < 1:
+        raise InputError(f"top={top} patches", "at least 1", "ask for more")
+    alpha, sigma = machine.schedule(t)
+    require_noise(sigma)
+    x_t = x_t.double()
+    size = machine.patch_size(float(t))
+    meetings = machine.case(label, size, x_t).meetings
+    images, log_weights = machine.training.centred(label, x_t)
+    centred = x_t - alpha * machine.training.centre(label).to(x_t.device)
+    work = list(problems(meetings, images, log_weights))
+    alike = machine.training.kept(("alike", label, size), lambda: [_alike(problem.source) for problem in work])
+    found = _empty((len(x_t), *(x_t.shape[2:] if machine.per_pixel else (1, 1)), top), x_t.device)
+    best: list[list[_Wanted]] = [[] for _ in x_t]
+    for problem, tables in zip(work, alike, strict=True):
+        parts = [_heaviest(problem, g, table, centred, (float(alpha), float(sigma)), top, machine.memory) for g, table in enumerate(tables)]
+        _write(found, problem, [_told(problem, g, table, part) for g, (table, part) in enumerate(zip(tables, parts, strict=True))])
+        for b, wanted in enumerate(_first_choices(problem, tables, parts)):
+            best[b] += wanted
+    for b, wanted in enumerate(best):
+        _cover(found, b, wanted, len(images))
+    return found if machine.per_pixel else _spread(found, *x_t.shape[2:])
+
+
+class _Alike(NamedTuple):
+    """Which keys of a group are equal. Keys are counted item by item.
+
+    Attributes:
+        first: Number of the first key of each distinct one, ascending, ``(D,)``.
+        log_weight: Of all of its keys together.
+        concentration: ``sum w^2 / (sum w)^2`` over its keys.
+        count: How many.
+        members: Numbers of all keys, sorted by distinct one.
+        start: Where in ``members`` each begins, ``(D + 1,)``.
+    """
+
+    first: Tensor
+    log_weight: Tensor
+    concentration: Tensor
+    count: Tensor
+    members: Tensor
+    start: Tensor
+
+    def of(self, distinct: int) -> Tensor:
+        """The keys of a distinct one."""
+        return self.members[self.start[distinct] : self.start[distinct + 1]]
+
+
+def _alike(source: KeySource) -> list[_Alike]:
+    """Equal keys of every group, told by two hashes of 64 bits: if the first mixes up two keys, the second shows it."""
+    step, hashes, weights = items_within(source, HASHED), [], []
+    for start in range(0, source.items, step):
+        keys, _, log_weights, _ = source.read(start, min(start + step, source.items))
+        hashes.append(_hashes(keys))
+        weights.append(log_weights.expand(source.groups, -1))
+    hashed, log_weights = torch.cat(hashes, 1), torch.cat(weights, 1).double()
+    return [_grouped(*group) for group in zip(hashed, log_weights, strict=True)]
+
+
+def _grouped(hashes: Tensor, log_weights: Tensor) -> _Alike:
+    everything = torch.arange(len(hashes), device=hashes.device)
+    _, number, count = torch.unique(hashes[:, 0], return_inverse=True, return_counts=True)
+    first = torch.full_like(count, len(hashes)).scatter_reduce_(0, number, everything, "amin")
+    if torch.equal(hashes[first, 1][number], hashes[:, 1]):
+        rank = first.argsort().argsort()  # distinct keys in the order of their first ones
+        number, first, count = rank[number], first.sort().values, count[first.argsort()]
+    else:  # less likely than a fault of the memory: tell no two alike
+        number, first, count = everything, everything, torch.ones_like(everything)
+    top = log_weights.max()
+    each = torch.exp(log_weights - top)
+    total, squares = (torch.zeros(len(count), dtype=torch.float64, device=each.device).index_add_(0, number, w) for w in (each, each**2))
+    start = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    return _Alike(first, total.log() + top, squares / total**2, count, torch.sort(number, stable=True).indices, start)
+
+
+def _hashes(keys: Tensor) -> Tensor:
+    """Two hashes of each key's bits, with shape ``(G, K, 2)``."""
+    bits = keys.double().contiguous().view(torch.int64)
+    bits = bits ^ (bits >> 31)  # round numbers have their ones at one end
+    generator = torch.Generator().manual_seed(0)
+    odd = torch.randint(2**62, (2, bits.shape[-1]), generator=generator).to(bits.device) * 2 + 1
+    return torch.stack([((bits * each) ^ ((bits * each) >> 29)).sum(-1) for each in odd], -1)
+
+
+class _Heaviest(NamedTuple):
+    """Of each query of a group: distinct keys and their weights, heaviest first ``(Q, K')``, and the effective number ``(Q,)``."""
+
+    distinct: Tensor
+    weight: Tensor
+    effective: Tensor
+
+
+def _heaviest(problem: Problem, group: int, alike: _Alike, x: Images, level: tuple[float, float], top: int, memory: int) -> _Heaviest:
+    """The heaviest distinct keys of each query, streamed: running maximum, sums relative to it, and the best so far."""
+    (alpha, sigma), source = level, problem.source
+    queries = problem.queries(x)[group]
+    kept = min(top, len(alike.first))
+    logits, index = queries.new_full((len(queries), kept), -torch.inf), torch.zeros(len(queries), kept, dtype=torch.int64)
+    peak = queries.new_full((len(queries),), -torch.inf)
+    total, squares = torch.zeros_like(peak), torch.zeros_like(peak)
+    step = items_within(source, memory / 8 / 4)
+    bounds = torch.searchsorted(alike.first, torch.tensor([*range(0, source.items, step), source.items]) * source.rows).tolist()
+    for start, low, high in zip(range(0, source.items, step), bounds, bounds[1:], strict=False):
+        if low == high:
+            continue
+        rows = alike.first[low:high]
+        keys = alpha * source.read(start, min(start + step, source.items)).keys[group, rows - start * source.rows]
+        offset = alike.log_weight[low:high] - keys.square().sum(-1) / (2 * sigma**2)
+        width = max(1, int(memory / 8 / 4 / len(keys)))
+        for part in (slice(i, i + width) for i in range(0, len(queries), width)):
+            new = queries[part] @ keys.mT / sigma**2 + offset
+            values, places = new.topk(min(kept, len(rows)), -1)
+            both, where = torch.cat([logits[part], values], -1), torch.cat([index[part], places + low], -1)
+            logits[part], chosen = both.topk(kept, -1)
+            index[part] = where.gather(-1, chosen)
+            higher = torch.maximum(peak[part], values[:, 0])
+            fade, shares = torch.exp(peak[part] - higher), torch.exp(new - higher[:, None])
+            total[part] = total[part] * fade + shares.sum(-1)
+            squares[part] = squares[part] * fade**2 + shares.square_() @ alike.concentration[low:high]
+            peak[part] = higher
+    return _Heaviest(index, torch.exp(logits - peak[:, None]) / total[:, None], total**2 / squares)
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Candidates:
+    whole = torch.zeros(shape, dtype=torch.int64, device=device)
+    pair, one = torch.stack([whole, whole], -1), whole[..., 0]
+    return Candidates(whole - 1, pair, whole.double(), whole.clone(), one.double(), one.clone(), pair[..., 0, :].clone())
+
+
+def _told(problem: Problem, group: int, alike: _Alike, part: _Heaviest) -> tuple[Tensor, ...]:
+    """Image, row, column, weight and count of the heaviest keys ``(Q, K')``, and the effective number ``(Q, 1)``."""
+    key = alike.first[part.distinct]
+    place = problem.origins.to(key.device)[group][key % problem.source.rows]
+    return key // problem.source.rows, place[..., 0], place[..., 1], part.weight, alike.count[part.distinct], part.effective[:, None]
+
+
+def _write(found: Candidates, problem: Problem, told: list[tuple[Tensor, ...]]) -> None:
+    """Bring what was found of the groups of a problem to its pixels."""
+    area, top = (slice(None), problem.rows, problem.cols), found.image.shape[-1]
+    targets = (found.image, found.pixel[..., 0], found.pixel[..., 1], found.weight, found.count, found.effective[..., None])
+    for target, fill, parts in zip(targets, (-1, 0, 0, 0, 0, 0), zip(*told, strict=True), strict=True):
+        wide = torch.stack([torch.nn.functional.pad(x, (0, min(top, target.shape[-1]) - x.shape[1]), value=fill) for x in parts])
+        target[area] = problem.place(wide).movedim(1, -1)
+
+
+class _Wanted(NamedTuple):
+    """A pixel of the mosaic, and the distinct key it comes from: all training patches like it are as good."""
+
+    pixel: tuple[int, int]
+    problem: Problem
+    group: int
+    alike: _Alike
+    distinct: int
+
+    @property
+    def piece(self) -> tuple[int, int]:
+        return id(self.alike), self.distinct
+
+
+def _first_choices(problem: Problem, tables: list[_Alike], parts: list[_Heaviest]) -> list[list[_Wanted]]:
+    """Of each noisy image, what its pixels come from."""
+    groups = torch.stack([torch.full_like(part.distinct[:, :1], g) for g, part in enumerate(parts)])
+    group, distinct = (problem.place(x)[:, 0] for x in (groups, torch.stack([part.distinct[:, :1] for part in parts])))
+    top, left = problem.rows.start or 0, problem.cols.start or 0
+    return [
+        [
+            _Wanted((top + y, left + x), problem, g, tables[g], d)
+            for y, line in enumerate(zip(*both, strict=True))
+            for x, (g, d) in enumerate(zip(*line, strict=True))
+        ]
+        for both in zip(group.tolist(), distinct.tolist(), strict=True)
+    ]
+
+
+def _cover(found: Candidates, b: int, wanted: list[_Wanted], images: int) -> None:
+    """The fewest training images that hold the patches of all pixels, greedily, and the nearest place in each."""
+    pieces: dict[tuple[int, int], list[_Wanted]] = {}
+    for pixel in wanted:
+        pieces.setdefault(pixel.piece, []).append(pixel)
+    holds = torch.zeros(len(pieces), images)
+    members = []
+    for i, alike in enumerate(pieces.values()):
+        members.append(alike[0].alike.of(alike[0].distinct).cpu())
+        holds[i, members[i] // alike[0].problem.source.rows] = len(alike)
+    gain, left = holds.sum(0), dict(enumerate(pieces.values()))
+    while left:
+        image = int(gain.argmax())  # that most pixels can come from; the first of equals
+        for i in [i for i in holds[:, image].nonzero()[:, 0].tolist() if i in left]:
+            rows, origins = left[i][0].problem.source.rows, left[i][0].problem.origins[left[i][0].group]
+            places = origins[members[i][members[i] // rows == image] % rows]
+            for pixel in left.pop(i):
+                at = (b, *pixel.pixel)
+                found.mosaic[at], found.place[at] = image, places[(places - torch.tensor(pixel.pixel)).abs().sum(-1).argmin()]
+            gain -= holds[i]
+
+
+def _spread(found: Candidates, height: int, width: int) -> Candidates:
+    """One posterior for the whole image, told pixel by pixel: a candidate's origin is a shift."""
+    grid, size = pixels((0, height), (0, width)).reshape(1, height, width, 2), torch.tensor([height, width])
+    wide = [x.expand(-1, height, width, *x.shape[3:]) for x in found]
+    told = Candidates(*wide)
+    return told._replace(pixel=(grid[..., None, :] + told.pixel) % size, place=(grid + told.place) % size)
