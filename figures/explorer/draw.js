@@ -1,0 +1,112 @@
+// Pictures on canvases, pixel by pixel, and the colours of the mosaic.
+
+// Okabe & Ito's colours, told apart by all readers, then lighter ones of the same, then greys; lines say where pieces end.
+const STRONG = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"];
+const PALE = ["#80b9d9", "#f3cf80", "#80cfb9", "#e6bcd3", "#abdaf4", "#ebaf80", "#f8f2a1"];
+const GREY = ["#9a9a9a", "#c4c4c4", "#767676"];
+
+/** The colour of the training image that is `rank`-th in a sample. */
+export function rankColour(rank) {
+  if (rank < STRONG.length) return STRONG[rank];
+  if (rank < 2 * STRONG.length) return PALE[rank - STRONG.length];
+  return GREY[rank % GREY.length];
+}
+
+/** A pixel in [-1, 1] as a colour of the screen, cut off at its range. */
+export function screen(channels) {
+  const levels = channels.map((v) => Math.max(0, Math.min(255, Math.round((v + 1) * 127.5))));
+  const [r, g, b] = levels.length >= 3 ? levels : [levels[0], levels[0], levels[0]];
+  return `rgb(${r}, ${g}, ${b})`;
+}
+
+/** Viridis, roughly, for shares from 0 to 1. */
+export function heat(share) {
+  const stops = [
+    [68, 1, 84],
+    [59, 82, 139],
+    [33, 145, 140],
+    [94, 201, 98],
+    [253, 231, 37],
+  ];
+  const at = Math.max(0, Math.min(1, share)) * (stops.length - 1);
+  const low = Math.min(stops.length - 2, Math.floor(at));
+  const mixed = stops[low].map((v, i) => Math.round(v + (at - low) * (stops[low + 1][i] - v)));
+  return `rgb(${mixed.join(", ")})`;
+}
+
+/** Draw a picture of one colour for each pixel; returns the side of a pixel. */
+export function paint(canvas, height, width, colourOf, side = 360) {
+  const cell = Math.max(2, Math.round(side / Math.max(width, height)));
+  canvas.width = cell * width;
+  canvas.height = cell * height;
+  const context = canvas.getContext("2d");
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      context.fillStyle = colourOf(y, x);
+      context.fillRect(x * cell, y * cell, cell, cell);
+    }
+  }
+  return cell;
+}
+
+/** A frame seen on any colour: dark around light. */
+export function frame(canvas, cell, y, x, height = 1, width = 1) {
+  const context = canvas.getContext("2d");
+  const thick = Math.max(1.5, Math.min(5, cell * 0.12));
+  for (const [colour, line] of [
+    ["#000000", 2 * thick],
+    ["#ffffff", thick],
+  ]) {
+    context.strokeStyle = colour;
+    context.lineWidth = line;
+    context.strokeRect(x * cell + thick, y * cell + thick, width * cell - 2 * thick, height * cell - 2 * thick);
+  }
+}
+
+/** A frame around a window that may reach beyond the picture, where it is cut off. */
+export function frameWindow(canvas, cell, [y, x], [kh, kw], height, width) {
+  const [top, left] = [Math.max(0, y - (kh >> 1)), Math.max(0, x - (kw >> 1))];
+  const [bottom, right] = [Math.min(height, y + (kh >> 1) + 1), Math.min(width, x + (kw >> 1) + 1)];
+  frame(canvas, cell, top, left, bottom - top, right - left);
+}
+
+/** Lines between pixels that were not copied together: from another training image, or by another shift. */
+export function boundaries(canvas, cell, moment) {
+  const context = canvas.getContext("2d");
+  const { height, width } = moment;
+  const shift = (length, a, b) => (a - b + length) % length;
+  const piece = (y, x) => {
+    const { index, place } = moment.origin(y, x);
+    return `${index} ${shift(height, place[0], y)} ${shift(width, place[1], x)}`;
+  };
+  context.strokeStyle = "#111111";
+  context.lineWidth = Math.max(1.5, cell * 0.05);
+  context.beginPath();
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const here = piece(y, x);
+      if (x + 1 < width && piece(y, x + 1) !== here) {
+        context.moveTo((x + 1) * cell, y * cell);
+        context.lineTo((x + 1) * cell, (y + 1) * cell);
+      }
+      if (y + 1 < height && piece(y + 1, x) !== here) {
+        context.moveTo(x * cell, (y + 1) * cell);
+        context.lineTo((x + 1) * cell, (y + 1) * cell);
+      }
+    }
+  }
+  context.stroke();
+}
+
+/** Training images of a sample, those that most pixels come from over all models and levels first: index to rank. */
+export function ranks(pack, row, models) {
+  const counts = new Map();
+  models.forEach((model, m) => {
+    const { values, shape } = pack.arrays[`${m}.mosaic`];
+    const size = shape.slice(1).reduce((a, b) => a * b, 1);
+    const worth = model.whole ? pack.arrays.images.shape.at(-1) * pack.arrays.images.shape.at(-2) : 1;
+    for (const index of values.subarray(row * size, (row + 1) * size)) counts.set(index, (counts.get(index) ?? 0) + worth);
+  });
+  const sorted = [...counts].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+  return new Map(sorted.map(([index], rank) => [index, rank]));
+}
