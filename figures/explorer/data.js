@@ -103,7 +103,7 @@ export class Moment {
     return this.whole ? [(y + v) % this.height, (x + u) % this.width] : [v, u];
   }
 
-  /** The heaviest training patches of a pixel. */
+  /** The heaviest training patches of a pixel, without those that weigh nothing. */
   patches(y, x) {
     const top = this.pack.arrays[this.name("weight")].shape.at(-1);
     const found = Array.from({ length: top }, (_, k) => ({
@@ -112,7 +112,7 @@ export class Moment {
       source: this.pack.source(this.told("image", y, x, k)),
       place: this.place(this.told("place", y, x, k), y, x),
     }));
-    return found.filter((patch) => patch.count > 0);
+    return found.filter((patch) => patch.weight > 0);
   }
 
   /** Effective number of training patches behind a pixel. */

@@ -1,15 +1,15 @@
 // Pictures on canvases, pixel by pixel, and the colours of the mosaic.
 
-// Okabe & Ito's colours, told apart by all readers, then lighter ones of the same, then greys; lines say where pieces end.
+// Okabe & Ito's colours, told apart by all readers, then lighter and darker ones of the same, then greys; lines say where pieces end.
 const STRONG = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"];
 const PALE = ["#80b9d9", "#f3cf80", "#80cfb9", "#e6bcd3", "#abdaf4", "#ebaf80", "#f8f2a1"];
+const DARK = ["#004267", "#855c00", "#005c43", "#764661", "#326887", "#7c3700", "#8b8426"];
+const COLOURS = [...STRONG, ...PALE, ...DARK];
 const GREY = ["#9a9a9a", "#c4c4c4", "#767676"];
 
-/** The colour of the training image that is `rank`-th in a sample. */
+/** The colour of the training image that is `rank`-th. */
 export function rankColour(rank) {
-  if (rank < STRONG.length) return STRONG[rank];
-  if (rank < 2 * STRONG.length) return PALE[rank - STRONG.length];
-  return GREY[rank % GREY.length];
+  return COLOURS[rank] ?? GREY[rank % GREY.length];
 }
 
 /** A pixel in [-1, 1] as a colour of the screen, cut off at its range. */
@@ -98,15 +98,31 @@ export function boundaries(canvas, cell, moment) {
   context.stroke();
 }
 
-/** Training images of a sample, those that most pixels come from over all models and levels first: index to rank. */
-export function ranks(pack, row, models) {
+/** Lines around some pixels, each in a colour. */
+export function outline(canvas, cell, places, colour) {
+  const context = canvas.getContext("2d");
+  context.strokeStyle = colour;
+  context.lineWidth = Math.max(1, Math.min(3, cell * 0.15));
+  for (const [y, x] of places) context.strokeRect(x * cell + 0.5, y * cell + 0.5, cell - 1, cell - 1);
+}
+
+/** Training images that any model takes pixels from at a level, index to rank: those first that most pixels come from at all levels. */
+export function ranks(pack, row, level, models) {
+  const [height, width] = pack.arrays.images.shape.slice(-2);
   const counts = new Map();
-  models.forEach((model, m) => {
+  const present = new Set();
+  models.forEach((_, m) => {
     const { values, shape } = pack.arrays[`${m}.mosaic`];
-    const size = shape.slice(1).reduce((a, b) => a * b, 1);
-    const worth = model.whole ? pack.arrays.images.shape.at(-1) * pack.arrays.images.shape.at(-2) : 1;
-    for (const index of values.subarray(row * size, (row + 1) * size)) counts.set(index, (counts.get(index) ?? 0) + worth);
+    const [, levels, rows, cols] = shape;
+    const worth = (height * width) / (rows * cols); // of models that see the whole image, one number tells all pixels
+    for (let l = 0; l < levels; l++) {
+      const start = (row * levels + l) * rows * cols;
+      for (const index of values.subarray(start, start + rows * cols)) {
+        counts.set(index, (counts.get(index) ?? 0) + worth);
+        if (l === level) present.add(index);
+      }
+    }
   });
-  const sorted = [...counts].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+  const sorted = [...counts].filter(([index]) => present.has(index)).sort((a, b) => b[1] - a[1] || a[0] - b[0]);
   return new Map(sorted.map(([index], rank) => [index, rank]));
 }

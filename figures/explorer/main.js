@@ -18,9 +18,8 @@ const SAID = {
 class Explorer {
   constructor(content, packs) {
     Object.assign(this, { content, packs, own: null, timer: null });
-    this.asked = { shape: content.data.shape, models: content.models, reference: content.numbers.reference, start: content.start };
+    this.asked = { shape: content.data.shape, models: content.models, reference: content.numbers.reference, ...content.start };
     this.state = { ...parse(location.hash, this.asked), own: false };
-    this.ranked = new Map();
     this.build();
     document.addEventListener("keydown", (event) => this.key(event));
     addEventListener("hashchange", () => this.set({ ...parse(location.hash, this.asked), own: false }));
@@ -131,20 +130,19 @@ class Explorer {
   draw() {
     const { content, state } = this;
     const { pack, row } = this.chosen;
-    const key = pack.first === null ? "own" : pack.first + row;
-    if (!this.ranked.has(key) || key === "own") this.ranked.set(key, ranks(pack, row, content.models));
+    this.ranked = ranks(pack, row, nearest(pack.times, state.t), content.models);
     this.drawControls(pack);
     for (let m = 0; m < content.models.length; m++) this.drawCard(m, pack, row);
     const model = content.models[state.model];
     const moment = this.moment(state.model);
     const [y, x] = state.pixel;
-    const parts = [patchList(moment, model, state.pixel), attention(moment, state.pixel), sources(moment, this.ranked.get(key))];
+    const parts = [patchList(moment, model, state.pixel), attention(moment, state.pixel), sources(moment, this.ranked)];
     const head = el("div", { id: "pixel" }, ...heading(moment, model, state.pixel, pack.ratios[moment.level]));
     head.style.gridColumn = "1 / -1";
     document.getElementById("panel").replaceChildren(head, ...parts.filter((part) => part !== null));
     const [first] = moment.patches(y, x);
     document.getElementById("status").textContent =
-      `${SAID[state.view]} Chosen: row ${y}, column ${x} of ${model.title}, ${percent(first.weight)} of it from image ${first.source.number}.`;
+      `${SAID[state.view]} Chosen: row ${y}, column ${x} of ${model.title}, ${percent(first.weight)} of its weight on what image ${first.source.number} shows.`;
     const command = pixelCommand(content, state);
     this.command.hidden = command === "";
     document.getElementById("pixel-command").textContent = command;
@@ -175,11 +173,10 @@ class Explorer {
     const { card, main, noisy, facts, name } = this.cards[m];
     const moment = this.moment(m);
     const { height, width } = moment;
-    const ranked = this.ranked.get(pack.first === null ? "own" : pack.first + row);
     const other = this.moment(state.versus);
     const colour = {
       picture: (y, x) => screen(moment.guess(y, x)),
-      mosaic: (y, x) => rankColour(ranked.get(moment.origin(y, x).index)),
+      mosaic: (y, x) => rankColour(this.ranked.get(moment.origin(y, x).index)),
       difference: (y, x) => heat(moment.difference(other, y, x)),
     }[state.view];
     const cell = paint(main, height, width, colour);
@@ -206,7 +203,7 @@ class Explorer {
     const { reference } = this.content.numbers;
     const r2 = pack.r2[m][row];
     if (m !== reference && r2 !== null)
-      lines.push(el("span", { textContent: ` r² ${r2.toFixed(2)} with ${this.content.models[reference].title}` }));
+      lines.push(el("span", { textContent: `r² ${r2.toFixed(2)} with ${this.content.models[reference].title}` }));
     return lines;
   }
 
@@ -275,7 +272,6 @@ class Explorer {
       this.set({ own: true, t: pack.times.at(-1) });
       return;
     }
-    this.ranked.delete(pack.first);
     this.packs = [pack, ...this.packs.filter(({ first }) => first !== pack.first)];
     const asked = Number(document.getElementById("any-level").value);
     this.set({ own: false, sample: pack.first, t: asked });

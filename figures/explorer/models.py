@@ -51,8 +51,9 @@ class Shown:
             return TITLE.get(self.denoiser.setting.family, self.denoiser.setting.family) + ", theory"
         if self.kind == "network":
             return f"network {self.name}"
-        known = TITLE.get(LONG.get(self.spec, self.spec))
-        return known or self.name
+        name, _, options = self.spec.partition(":")
+        title = TITLE.get(LONG.get(name, name), name)
+        return f"{title}, {options}" if options else title
 
 
 def default_models(data: ImageSet) -> list[str]:

@@ -1,6 +1,6 @@
 // Everything about one pixel of one model: its patches, what it attends to, and the training images of the mosaic.
 
-import { frame, frameWindow, heat, paint, rankColour, screen } from "./draw.js";
+import { frame, frameWindow, heat, outline, paint, rankColour, screen } from "./draw.js";
 
 const SOURCES = 8; // training images of the mosaic that are shown
 const THUMBNAIL = 84;
@@ -168,8 +168,9 @@ export function sources(moment, ranked) {
   const items = sorted.slice(0, SOURCES).map(([index, places]) => {
     const [source, canvas] = [pack.source(index), el("canvas")];
     const used = new Set(places.map((place) => place.join()));
-    const colour = (y, x) => screen(used.has(`${y},${x}`) ? source.colour(y, x) : source.colour(y, x).map((v) => 0.25 * v + 0.45));
-    paint(canvas, height, width, colour, THUMBNAIL);
+    const shade = (y, x) => screen(used.has(`${y},${x}`) ? source.colour(y, x) : source.colour(y, x).map((v) => 0.3 * v + 0.2));
+    const cell = paint(canvas, height, width, shade, THUMBNAIL);
+    outline(canvas, cell, places, rankColour(ranked.get(index)));
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", called(source));
     const words = el("div", {}, swatch(rankColour(ranked.get(index))), plural(places.length, "pixel"));

@@ -131,6 +131,11 @@ class Session:
             tick()
         return measured(self.shown, samples, self.data)
 
+    def _lively(self) -> list[int]:
+        """Row and column of the pixel that varies most over the training images."""
+        spread = self.data.select().images[: 2**12].double().var(0, correction=0).sum(0)
+        return list(divmod(int(spread.argmax()), spread.shape[1]))
+
     def content(self, numbers: dict, packs: list[dict], served: bool) -> dict:
         """Everything on the page, as JSON values."""
         return {
@@ -159,7 +164,7 @@ class Session:
                 }
                 for m in self.shown
             ],
-            "start": _telling(packs[0]),
+            "start": {"sample": _telling(packs[0]), "pixel": self._lively()},
             "numbers": numbers,
             "command": shlex.join(["python", "-m", "figures.explore", *self.arguments]),
             "packs": packs,

@@ -16,7 +16,7 @@ export function nearest(times, t) {
 }
 
 /** What a link asks for; nonsense in it is passed over. */
-export function parse(hash, { shape, models, reference, start }) {
+export function parse(hash, { shape, models, reference, sample, pixel }) {
   const asked = new URLSearchParams(hash.replace(/^#/, ""));
   const [, height, width] = shape;
   const [y, x] = (asked.get("pixel") ?? "").split(",");
@@ -27,8 +27,8 @@ export function parse(hash, { shape, models, reference, start }) {
   const first = models.findIndex((model) => model.machine === "equivariant_local" && model.own);
   const model = named("model", Math.max(0, first));
   return {
-    sample: within(asked.get("sample"), 0, 999999, start),
-    pixel: [within(y, 0, height - 1, Math.floor(height / 2)), within(x, 0, width - 1, Math.floor(width / 2))],
+    sample: within(asked.get("sample"), 0, 999999, sample),
+    pixel: [within(y, 0, height - 1, pixel[0]), within(x, 0, width - 1, pixel[1])],
     t: Number.isFinite(Number.parseFloat(asked.get("t"))) ? Number.parseFloat(asked.get("t")) : 0,
     model,
     versus: named("versus", reference),
