@@ -16,6 +16,7 @@ from theory.stationarity.solution import Split
 from theory.types import Images
 
 
+@torch.no_grad()
 def split(model: Denoiser, x_t: Images, t: float) -> Split | None:
     """The parts of a guess and the attention between pixels; None for models without attention between pixels.
 

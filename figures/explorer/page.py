@@ -41,7 +41,7 @@ def page(content: dict, served: bool = False) -> str:
             f"script-src '{_hash(code)}'",
             f"style-src '{_hash(style)}'",
             "img-src data: blob:",
-            f"connect-src {chr(39)}{'self' if served else 'none'}{chr(39)}",
+            "connect-src 'self'" if served else "connect-src 'none'",
             "base-uri 'none'",
             "form-action 'none'",
         ]
