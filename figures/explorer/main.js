@@ -4,7 +4,7 @@ import { Moment, Pack } from "./data.js";
 import { boundaries, frame, heat, paint, rankColour, ranks, screen } from "./draw.js";
 import { pixelCommand, table } from "./numbers.js";
 import { attention, el, heading, patchList, percent, sources } from "./panel.js";
-import { controls as serverControls } from "./server.js";
+import { serverControls } from "./server.js";
 import { link, nearest, parse, VIEWS } from "./state.js";
 
 const FRAME_MS = 140; // between levels of a replay

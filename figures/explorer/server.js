@@ -45,7 +45,7 @@ async function pixels(file, [channels, height, width]) {
 }
 
 /** Controls that ask the server; `found` is given what it answers, `start()` says from which level. */
-export function controls(content, found, start) {
+export function serverControls(content, found, start) {
   const meter = el("progress", { max: 1, value: 0, hidden: true });
   const words = el("span", { className: "quiet", role: "status" });
   const show = (share) => {
