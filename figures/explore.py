@@ -105,8 +105,7 @@ def _run(a: argparse.Namespace, given: list[str]) -> int:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("following samples", total=session.pieces() + len(shown))
         tick = lambda: progress.advance(task)  # noqa: E731
-        packs = [session.samples(0, size.samples, tick=tick)]
-        content = session.content(session.numbers(size.draws, tick), packs, served=False)
+        content = session.first(size.samples, size.draws, served=False, tick=tick)
     written = page.write(out, content)
     _tell(console, session, size, out, written, time.perf_counter() - started)
     return 0

@@ -14,7 +14,8 @@ from theory.noise import CosineSchedule
 from theory.specification import patch_machine
 from theory.stationarity import SolvedScore
 
-PLAN = Plan(steps=8, levels=4, top=4)
+PLAN = Plan(steps=5, levels=3, top=4)
+TIMES = [1.0, 0.6, 0.2]  # of the levels
 
 
 def network(head: str = "attention", prediction: str = "sample") -> NetworkDenoiser:

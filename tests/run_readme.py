@@ -24,6 +24,8 @@ SMALL = {
     "empirical.compare": "--samples 20 --steps 5 --levels 2 --draws 50",
     "empirical.calibrate": "--levels 2 --draws 2",
     "empirical.reproduce": "--budget .001",
+    "theory.provenance": "--steps 5",
+    "figures.explore": "--samples 1 --steps 5 --levels 2 --draws 3",
     "figures.make": "",
     "figures.mosaic": "",
     "figures.loss": "",

@@ -13,6 +13,7 @@ from explorersession import network, small_session, toy_session
 from helpers import assert_close, refused
 from PIL import Image
 
+from empirical.metrics import r2_pearson
 from figures import explore
 from figures.explorer import page
 from figures.explorer.attention import split
@@ -137,13 +138,12 @@ def test_models_without_attention_have_none(session):
 
 def content_of(session) -> dict:
     with torch.no_grad():
-        return session.content(session.numbers(3), [session.samples(0, 2)], served=False)
+        return session.first(2, 3, served=False)
 
 
 @pytest.fixture(scope="module")
-def content(session, pack):
-    with torch.no_grad():
-        return session.content(session.numbers(3), [pack], served=False)
+def content(session):
+    return content_of(session)
 
 
 def test_the_file_is_self_contained_small_and_the_same_again(content, tmp_path):
@@ -156,6 +156,18 @@ def test_the_file_is_self_contained_small_and_the_same_again(content, tmp_path):
     assert not re.search(r"^(import|export)\b| as \w+ } from", page.script(), re.MULTILINE)  # names are the same in all modules
     small = small_session(["ideal", "els"])
     assert page.page(content_of(small)) == page.page(content_of(small))
+
+
+def test_numbers_are_those_of_the_first_samples(session):
+    """However many of them were there already."""
+    with torch.no_grad():
+        found = session.follow(0, 2)
+        some = session.numbers(3, found.finals)
+        all_of_them = [DDIM(m.denoiser, session.plan.steps)(session.noise(0, 3)).images for m in session.shown]
+    assert some["count"] == 3 and some["reference"] == 3
+    r2 = [r2_pearson(all_of_them[3], x).median() for x in all_of_them[:3]]
+    assert [m["pair"]["r2_pearson"]["value"] for m in some["models"][:3]] == pytest.approx(r2, rel=1e-3)  # of float32 samples
+    assert some["models"][0]["consistency"]["value"] == float(session.data.rule.consistent(all_of_them[0]).double().mean())
 
 
 def test_the_policy_allows_these_scripts_and_no_address(content):

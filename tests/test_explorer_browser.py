@@ -1,13 +1,14 @@
 """The explorer in a real browser: that it shows what Python computes, by mouse, keyboard, link and on a narrow screen."""
 
 import json
+import re
 import socket
 import threading
 
 import pytest
 import torch
 from browser import chromium, screenshots
-from explorersession import small_session, toy_session
+from explorersession import TIMES, small_session, toy_session
 from PIL import Image
 from test_explorer import HOSTILE
 
@@ -34,7 +35,7 @@ def session(browser):  # nothing is computed where there is no browser
 def file(session, tmp_path_factory):
     path = tmp_path_factory.mktemp("explorer") / "toy.html"
     with torch.no_grad():
-        pages.write(path, session.content(session.numbers(3), [session.samples(0, 3)], served=False))
+        pages.write(path, session.first(3, 3, served=False))
     return path.as_uri()
 
 
@@ -95,15 +96,15 @@ def test_it_opens_from_disk_with_all_models(opened, file):
 
 
 @pytest.mark.parametrize(
-    ("model", "sample", "level", "pixel"), [(0, 0, 2, (1, 1)), (1, 1, 1, (4, 3)), (1, 2, 3, (0, 0)), (2, 0, 2, (5, 0)), (3, 1, 3, (2, 2))]
+    ("model", "sample", "level", "pixel"), [(0, 0, 1, (1, 1)), (1, 1, 1, (4, 3)), (1, 2, 2, (0, 0)), (2, 0, 1, (5, 0)), (3, 1, 2, (2, 2))]
 )
 def test_the_numbers_on_the_page_are_those_of_python(opened, file, session, model, sample, level, pixel):
     """To the precision of the page: 1.7e-4 of a weight."""
-    shown, t = session.shown[model], [1.0, 0.75, 0.375, 0.125][level]
+    shown, t = session.shown[model], TIMES[level]
     page = opened(f"{file}#sample={sample}&pixel={pixel[0]},{pixel[1]}&t={t}&model={shown.name}")
     run = DDIM(shown.denoiser, session.plan.steps)(session.noise(0, 3), trajectory=True)
     step = int((run.times - t).abs().argmin())
-    assert float(run.times[step]) == t == state(page)["t"]
+    assert float(run.times[step]) == pytest.approx(t) == state(page)["t"]
     found = candidates(shown.machine, run.trajectory[step][sample : sample + 1], t, session.plan.top)
     y, x = pixel
     told = [dict(zip(("weight", "image"), map(float, one), strict=True)) for one in page.eval_on_selector_all(
@@ -131,17 +132,17 @@ def test_the_numbers_on_the_page_are_those_of_python(opened, file, session, mode
 def test_the_slider_replays_the_sampling(opened, file):
     page = opened(f"{file}#sample=0&t=1&model=ideal")
     pictures = []
-    for level in range(4):
+    for level in range(3):
         page.eval_on_selector("#level", "(slider, v) => { slider.value = v; slider.dispatchEvent(new Event('input')); }", level)
         pictures.append(page.evaluate("document.querySelector('.card .main').toDataURL()"))
-        assert state(page)["t"] == [1.0, 0.75, 0.375, 0.125][level]
-    assert len(set(pictures)) == 4
+        assert state(page)["t"] == pytest.approx(TIMES[level])
+    assert len(set(pictures)) == 3
     page.focus("#level")
     page.keyboard.press("ArrowLeft")  # a slider's own key: not a pixel's
-    assert state(page)["t"] == 0.375
+    assert state(page)["t"] == pytest.approx(0.6)
     page.click("button[aria-label='replay the sampling']")
     assert state(page)["t"] == 1
-    until(page, "window.explorer.state.t === 0.125 && window.explorer.timer === null")
+    until(page, "Math.abs(window.explorer.state.t - 0.2) < 1e-9 && window.explorer.timer === null")
 
 
 def test_a_click_chooses_model_and_pixel(opened, file):
@@ -160,12 +161,12 @@ def test_everything_goes_by_keyboard(opened, file):
     press = page.keyboard.press
     for key, what, expected in (
         ("ArrowDown", "pixel", [1, 0]), ("ArrowRight", "pixel", [1, 1]), ("ArrowUp", "pixel", [0, 1]), ("ArrowUp", "pixel", [5, 1]),
-        ("ArrowLeft", "pixel", [5, 0]), ("ArrowLeft", "pixel", [5, 3]), ("]", "t", 0.75), ("]", "t", 0.375), ("[", "t", 0.75),
+        ("ArrowLeft", "pixel", [5, 0]), ("ArrowLeft", "pixel", [5, 3]), ("]", "t", 0.6), ("]", "t", 0.2), ("[", "t", 0.6),
         ("3", "model", 2), ("n", "sample", 1), ("n", "sample", 2), ("n", "sample", 0), ("p", "sample", 2), ("v", "view", "mosaic"),
         ("v", "view", "difference"), ("v", "view", "picture"), ("9", "model", 2),
     ):  # fmt: skip
         press(key)
-        assert state(page)[what] == expected, key
+        assert state(page)[what] == (pytest.approx(expected) if what == "t" else expected), key
     seen = set()
     for _ in range(14):  # the whole page can be walked through
         press("Tab")
@@ -182,8 +183,9 @@ def test_a_link_restores_the_view(opened, file):
     before = state(page)
     again = opened(page.url)
     assert state(again) == before
-    moved_to(again, "#sample=1&pixel=4,2&t=.4")
-    assert {k: state(again)[k] for k in ("sample", "pixel", "t")} == {"sample": 1, "pixel": [4, 2], "t": 0.375}
+    moved_to(again, "#sample=1&pixel=4,2&t=.5")
+    assert {k: state(again)[k] for k in ("sample", "pixel")} == {"sample": 1, "pixel": [4, 2]}
+    assert state(again)["t"] == pytest.approx(0.6)
     moved_to(again, "#sample=-7&pixel=99,x&t=soon&model=<b>&view=none")
     assert state(again)["sample"] == 0 and state(again)["pixel"][0] == 5 and state(again)["view"] == "picture"
 
@@ -203,8 +205,12 @@ def test_views_are_of_what_they_say(opened, file, session):
     page = opened(f"{file}#sample=0&t=0&view=mosaic&model=equivariant_local")
     assert len(page.evaluate(colours, [0, 0.5])) == 1
     assert len(page.evaluate(colours, [1, 0.5])) == int(page.get_attribute("#sources", "data-images"))
-    moved_to(page, "#sample=0&t=0&view=difference&versus=full")
+    moved_to(page, "#sample=0&t=0&view=difference&versus=full&model=ideal&pixel=1,0")
     assert page.evaluate(colours, [2, 0.5]) == ["68,1,84"] and len(page.evaluate(colours, [3, 0.5])) > 1
+    run = [DDIM(session.shown[m].denoiser, session.plan.steps)(session.noise(0, 1)).images for m in (0, 2)]  # the last guess is the sample
+    apart = float((run[0] - run[1])[0, :, 1, 0].square().mean().sqrt())
+    told = float(re.search(r"differs by ([\d.]+),", page.inner_text("#pixel"))[1])
+    assert told == pytest.approx(apart, abs=1e-3)
 
 
 def test_it_fits_a_phone(opened, file, tmp_path):
@@ -251,10 +257,10 @@ def test_it_is_legible_in_light_and_dark(opened, file, scheme, tmp_path):
 def test_hostile_names_appear_as_text(opened, browser, tmp_path):
     session = small_session([HOSTILE, "els"], folder=HOSTILE)
     with torch.no_grad():
-        pack = session.samples(0, 1)
-        pack["names"] = [HOSTILE] * len(pack["used"])
-        pack["labels"] = [HOSTILE] * len(pack["used"])
-        pages.write(tmp_path / "x.html", session.content(session.numbers(3), [pack], served=False))
+        content = session.first(1, 3, served=False)
+        pack = content["packs"][0]
+        pack["names"] = pack["labels"] = [HOSTILE] * len(pack["used"])
+        pages.write(tmp_path / "x.html", content)
     page = opened((tmp_path / "x.html").as_uri())
     assert page.evaluate("window.bad") is None and page.query_selector("img") is None
     assert page.inner_text(".card .name") == HOSTILE
@@ -299,7 +305,7 @@ def test_an_old_browser_is_told(browser, file):
 def served():
     session = small_session(["ideal", "els"])
     with torch.no_grad():
-        content = session.content(session.numbers(3), [session.samples(0, 1)], served=True)
+        content = session.first(1, 3, served=True)
     with Server(session, "127.0.0.1", 0, content) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -322,6 +328,8 @@ def test_a_served_page_computes_what_is_asked(opened, served, tmp_path):
     run = DDIM(els.denoiser, times=times)(session.noise(6, 1), trajectory=True)
     found = candidates(els.machine, run.trajectory[3], 0.432, 1)
     assert weight == pytest.approx(float(found.weight[0, y, x, 0]), rel=1e-3)
+    linked = opened(f"{url}#sample=9&t=.432&pixel=1,2", allowed=url)  # a link to what is not there yet
+    until(linked, "window.explorer.state.sample === 9 && window.explorer.state.t === 0.432")
     Image.new("L", (50, 40), 255).save(tmp_path / "white.png")
     page.set_input_files("#own", tmp_path / "white.png")
     until(page, "window.explorer.state.own")

@@ -26,7 +26,7 @@ def session():
 @pytest.fixture(scope="module")
 def server(session):
     with torch.no_grad():
-        content = session.content(session.numbers(3), [session.samples(0, 1)], served=True)
+        content = session.first(1, 3, served=True)
     with Server(session, "127.0.0.1", 0, content) as made:
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

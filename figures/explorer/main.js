@@ -4,7 +4,7 @@ import { Moment, Pack } from "./data.js";
 import { boundaries, frame, heat, paint, rankColour, ranks, screen } from "./draw.js";
 import { pixelCommand, table } from "./numbers.js";
 import { attention, el, heading, patchList, percent, sources } from "./panel.js";
-import { serverControls } from "./server.js";
+import { asking } from "./server.js";
 import { link, nearest, parse, VIEWS } from "./state.js";
 
 const FRAME_MS = 140; // between levels of a replay
@@ -19,11 +19,18 @@ class Explorer {
   constructor(content, packs) {
     Object.assign(this, { content, packs, own: null, timer: null });
     this.asked = { shape: content.data.shape, models: content.models, reference: content.numbers.reference, ...content.start };
-    this.state = { ...parse(location.hash, this.asked), own: false };
+    this.state = {};
     this.build();
     document.addEventListener("keydown", (event) => this.key(event));
-    addEventListener("hashchange", () => this.set({ ...parse(location.hash, this.asked), own: false }));
-    this.set({});
+    addEventListener("hashchange", () => this.follow());
+    this.follow();
+  }
+
+  /** Show what the address asks for; a sample that is not here is asked of the server, where there is one. */
+  follow() {
+    const asked = parse(location.hash, this.asked);
+    this.set({ ...asked, own: false });
+    if (asked.sample !== this.state.sample) this.server?.request(asked.sample, asked.t);
   }
 
   /** The samples that hold the chosen one, and which of them it is. */
@@ -101,7 +108,8 @@ class Explorer {
     form.addEventListener("submit", (event) => event.preventDefault());
     if (this.content.served) {
       const found = async (raw) => this.take(await Pack.of(raw));
-      form.append(...serverControls(this.content, found, () => this.state.t));
+      this.server = asking(this.content, found, () => this.state.t);
+      form.append(...this.server.controls);
     }
   }
 
@@ -138,6 +146,16 @@ class Explorer {
     const [y, x] = state.pixel;
     const parts = [patchList(moment, model, state.pixel), attention(moment, state.pixel), sources(moment, this.ranked)];
     const head = el("div", { id: "pixel" }, ...heading(moment, model, state.pixel, pack.ratios[moment.level]));
+    if (state.versus !== state.model) {
+      const apart = moment.difference(this.moment(state.versus), y, x).toFixed(3);
+      const { title } = content.models[state.versus];
+      head.append(
+        el("p", {
+          className: "quiet",
+          textContent: `From the guess of ${title} it differs by ${apart}, of a range of 2 (root mean square).`,
+        }),
+      );
+    }
     head.style.gridColumn = "1 / -1";
     document.getElementById("panel").replaceChildren(head, ...parts.filter((part) => part !== null));
     const [first] = moment.patches(y, x);
@@ -273,8 +291,7 @@ class Explorer {
       return;
     }
     this.packs = [pack, ...this.packs.filter(({ first }) => first !== pack.first)];
-    const asked = Number(document.getElementById("any-level").value);
-    this.set({ own: false, sample: pack.first, t: asked });
+    this.set({ own: false, sample: pack.first, t: pack.asked });
   }
 }
 

@@ -211,8 +211,7 @@ def serve(session: Session, host: str, port: int, draws: int, console: Console) 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("the first sample", total=session.pieces() + len(session.shown))
         tick = lambda: progress.advance(task)  # noqa: E731
-        packs = [session.samples(0, 1, tick=tick)]
-        content = session.content(session.numbers(draws, tick), packs, served=True)
+        content = session.first(1, draws, served=True, tick=tick)
     with Server(session, host, port, content) as server:
         if host not in (HOST, "::1", "localhost"):
             console.print(f"warning: {host} can be reached from other machines", highlight=False, markup=False)

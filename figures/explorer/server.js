@@ -44,8 +44,14 @@ async function pixels(file, [channels, height, width]) {
   return bytes;
 }
 
-/** Controls that ask the server; `found` is given what it answers, `start()` says from which level. */
-export function serverControls(content, found, start) {
+/**
+ * What asks the server: controls, and `request(sample, t)`.
+ *
+ * @param content of the page
+ * @param found is given what the server answers
+ * @param start says at which time one's own image is to start
+ */
+export function asking(content, found, start) {
   const meter = el("progress", { max: 1, value: 0, hidden: true });
   const words = el("span", { className: "quiet", role: "status" });
   const show = (share) => {
@@ -70,7 +76,8 @@ export function serverControls(content, found, start) {
   const sample = el("input", { type: "number", min: 0, max: 999999, value: 0, id: "any-sample", ariaLabel: "number of a sample" });
   const level = el("input", { type: "number", min: 0.001, max: 1, step: 0.001, value: 0.5, id: "any-level", ariaLabel: "noise level t" });
   const go = el("button", { type: "button", textContent: "compute", id: "compute" });
-  go.addEventListener("click", () => work(`/samples?sample=${Number(sample.value)}&t=${Number(level.value)}`, null));
+  const request = (number, t) => work(`/samples?sample=${number}${t > 0 ? `&t=${t}` : ""}`, null);
+  go.addEventListener("click", () => request(Number(sample.value), Number(level.value)));
   const file = el("input", { type: "file", accept: "image/*", id: "own", hidden: true });
   const take = async (picture) => {
     if (!picture) return;
@@ -100,5 +107,5 @@ export function serverControls(content, found, start) {
   }
   const any = el("div", { className: "control" }, el("label", { htmlFor: "any-sample", textContent: "any sample" }), sample);
   any.append(el("label", { htmlFor: "any-level", textContent: "at t" }), level, go);
-  return [any, drop, meter, words];
+  return { controls: [any, drop, meter, words], request };
 }

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 import theory
-from empirical.compare import sampled
 from empirical.metrics import r2_pearson
 from figures.explorer.models import Shown
 from figures.explorer.names import Names
@@ -20,7 +19,7 @@ from figures.explorer.trace import Plan, Trace, pieces, trace
 from theory.data import ImageSet
 from theory.errors import InputError
 from theory.noise import Noise
-from theory.sampling import initial_noise
+from theory.sampling import DDIM, initial_noise
 from theory.types import Images
 
 FURTHEST = 10**6  # number of the last sample that can be asked for: noise is drawn from the first one on
@@ -63,7 +62,11 @@ class Session:
         return initial_noise(schedule, (first + count, *self.shape), self.seed, device=self.device)[first:]
 
     def samples(self, first: int, count: int, *, t: float | None = None, tick: Callable = lambda: None) -> dict:
-        """What the page shows of some samples, as JSON values.
+        """What the page shows of some samples, as JSON values; arguments of `follow`."""
+        return self.told(self.follow(first, count, t=t, tick=tick), first, t)
+
+    def follow(self, first: int, count: int, *, t: float | None = None, tick: Callable = lambda: None) -> Trace:
+        """All models from the initial noise of some samples.
 
         Args:
             first, count: Which.
@@ -78,8 +81,7 @@ class Session:
         times = torch.linspace(1, 0, self.plan.steps + 1, dtype=torch.float64)
         if t is not None:
             times = _with(times, _time(t))
-        found = trace(self.shown, self.noise(first, count), self.plan, times=times, also=t, tick=tick)
-        return self._told(found, first)
+        return trace(self.shown, self.noise(first, count), self.plan, times=times, also=t, tick=tick)
 
     def from_image(self, image: Tensor, t: float, seed: int, *, tick: Callable = lambda: None) -> dict:
         """What the models make of an image to which noise is added up to a time, as in arXiv 2108.01073.
@@ -99,19 +101,27 @@ class Session:
         x_t = self.shown[0].denoiser.schedule.perturb(image[None], start, Noise(seed)(image[None]))
         steps = max(1, math.ceil(self.plan.steps * start))
         times = torch.linspace(start, 0, steps + 1, dtype=torch.float64)
-        return self._told(trace(self.shown, x_t.to(self.device), self.plan, times=times, tick=tick), None)
+        return self.told(trace(self.shown, x_t.to(self.device), self.plan, times=times, tick=tick), None)
 
     def pieces(self, levels: int | None = None) -> int:
         """About how many pieces of work a trace has."""
         return pieces(len(self.shown), len(self.plan.told()) if levels is None else levels)
 
-    def _told(self, found: Trace, first: int | None) -> dict:
+    def told(self, found: Trace, first: int | None, t: float | None = None) -> dict:
+        """As the page reads it: JSON values.
+
+        Args:
+            found: Some samples.
+            first: Number of the first of them; None for an image of the user's.
+            t: The time that was asked for.
+        """
         truth = found.finals[reference(self.shown)]
         rule = self.data.rule
         arrays = {**found.arrays, "images": ("byte", self.data.select().images[found.used])}
         return {
             "first": first,
             "count": len(truth),
+            "asked": found.times[-1] if t is None else t,
             "times": found.times,
             "ratios": found.ratios,
             "used": found.used,
@@ -123,13 +133,32 @@ class Session:
             **packed(arrays)._asdict(),
         }
 
-    def numbers(self, count: int, tick: Callable = lambda: None) -> dict:
-        """What is measured of all models on so many samples."""
+    def numbers(self, count: int, finals: list[Images], tick: Callable = lambda: None) -> dict:
+        """What is measured of all models on the first samples, at least so many.
+
+        Args:
+            count: How many.
+            finals: Those of each model that are there already, from the first one on.
+            tick: Called after every model.
+        """
         samples = []
-        for model in self.shown:
-            samples.append(sampled(model.denoiser, self.data, count, self.plan.steps, self.seed, device=self.device))
+        for model, there in zip(self.shown, finals, strict=True):
+            more = self.noise(len(there), max(0, count - len(there)))
+            samples.append(torch.cat([there, DDIM(model.denoiser, self.plan.steps)(more).images.cpu()]) if len(more) else there)
             tick()
         return measured(self.shown, samples, self.data)
+
+    def first(self, count: int, draws: int, *, served: bool, tick: Callable = lambda: None) -> dict:
+        """Everything on a page with the first samples, as JSON values.
+
+        Args:
+            count: Samples that are shown.
+            draws: Samples that are measured.
+            served: Whether the page may ask for more.
+            tick: Called after every piece of the work.
+        """
+        found = self.follow(0, count, tick=tick)
+        return self.content(self.numbers(draws, found.finals, tick), [self.told(found, 0)], served)
 
     def _lively(self) -> list[int]:
         """Row and column of the pixel that varies most over the training images."""
