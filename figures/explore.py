@@ -39,10 +39,12 @@ class Size(NamedTuple):
 
     @classmethod
     def of(cls, data: ImageSet) -> "Size":
-        """From the number of pixels, such that the page stays well below its limit."""
-        if data.images[0, 0].numel() <= SMALL:
-            return cls(samples=12, steps=50, levels=25, top=6, draws=200)
-        return cls(samples=4, steps=25, levels=8, top=5, draws=4)
+        """From the number of pixels, such that the page stays well below its limit and takes minutes at most."""
+        return FEW_PIXELS if data.images[0, 0].numel() <= SMALL else MANY_PIXELS
+
+
+FEW_PIXELS = Size(samples=12, steps=50, levels=25, top=6, draws=200)
+MANY_PIXELS = Size(samples=2, steps=25, levels=8, top=5, draws=2)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +58,6 @@ def parser() -> argparse.ArgumentParser:
         help="two or more: machines (ideal, equivariant_local:patch_size=5), solved scores (runs/toy/attention/full), training directories "
         "(default: the machines, and for toy the committed solution and network)",
     )  # fmt: skip
-    small, large = Size(12, 50, 25, 6, 200), Size(4, 25, 8, 5, 4)
     for name, what in {
         "samples": "samples on the page",
         "steps": "sampling steps (DDIM)",
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "top": "training patches of each pixel",
         "draws": "samples that the numbers under the pictures are measured on",
     }.items():
-        told = f"{what} (default: {getattr(small, name)}; {getattr(large, name)} for images of more than {SMALL} pixels)"
+        told = f"{what} (default: {getattr(FEW_PIXELS, name)}; {getattr(MANY_PIXELS, name)} for images of more than {SMALL} pixels)"
         p.add_argument(f"--{name}", type=int, help=told)
     p.add_argument("--seed", type=int, default=0, help="seed of the initial noise (default: 0)")
     p.add_argument("--device", default="auto", help="where to compute: auto, cpu or cuda (default: auto)")

@@ -14,6 +14,7 @@ The *mosaic* of a guess copies every pixel from the heaviest distinct patch. Whe
 fewest images that hold all of them, as greedy set cover finds them (Chvatal 1979), and in each the nearest place.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,8 @@ from theory.machines.base import AnalyticDenoiser
 from theory.types import Images
 
 HASHED = 2**22  # numbers hashed at a time
+TILE = (128, 2048)  # queries and keys that are compared at a time: logits of 2 MB
+NEGLIGIBLE = 80.0  # logits below the largest that many times e: 1e-35 of its weight, which no sum of 1e16 of them shows
 
 
 class Candidates(NamedTuple):
@@ -168,34 +171,65 @@ class _Heaviest(NamedTuple):
 
 
 def _heaviest(problem: Problem, group: int, alike: _Alike, x: Images, level: tuple[float, float], top: int, memory: int) -> _Heaviest:
-    """The heaviest distinct keys of each query, streamed: running maximum, sums relative to it, and the best so far."""
+    """The heaviest distinct keys of each query, streamed in tiles that fit into a cache."""
     (alpha, sigma), source = level, problem.source
     queries = problem.queries(x)[group]
-    kept = min(top, len(alike.first))
-    logits, index = queries.new_full((len(queries), kept), -torch.inf), torch.zeros(len(queries), kept, dtype=torch.int64)
-    peak = queries.new_full((len(queries),), -torch.inf)
-    total, squares = torch.zeros_like(peak), torch.zeros_like(peak)
+    blocks = [_Running.of(part, min(top, len(alike.first))) for part in queries.split(TILE[0])]
     step = items_within(source, memory / 8 / 4)
-    bounds = torch.searchsorted(alike.first, torch.tensor([*range(0, source.items, step), source.items]) * source.rows).tolist()
-    for start, low, high in zip(range(0, source.items, step), bounds, bounds[1:], strict=False):
+    starts = range(0, source.items, step)
+    bounds = torch.searchsorted(alike.first, torch.tensor([*starts, source.items], device=queries.device) * source.rows).tolist()
+    for start, low, high in zip(starts, bounds, bounds[1:], strict=False):
         if low == high:
             continue
-        rows = alike.first[low:high]
-        keys = alpha * source.read(start, min(start + step, source.items)).keys[group, rows - start * source.rows]
+        keys = alpha * source.read(start, min(start + step, source.items)).keys[group, alike.first[low:high] - start * source.rows]
         offset = alike.log_weight[low:high] - keys.square().sum(-1) / (2 * sigma**2)
-        width = max(1, int(memory / 8 / 4 / len(keys)))
-        for part in (slice(i, i + width) for i in range(0, len(queries), width)):
-            new = queries[part] @ keys.mT / sigma**2 + offset
-            values, places = new.topk(min(kept, len(rows)), -1)
-            both, where = torch.cat([logits[part], values], -1), torch.cat([index[part], places + low], -1)
-            logits[part], chosen = both.topk(kept, -1)
-            index[part] = where.gather(-1, chosen)
-            higher = torch.maximum(peak[part], values[:, 0])
-            fade, shares = torch.exp(peak[part] - higher), torch.exp(new - higher[:, None])
-            total[part] = total[part] * fade + shares.sum(-1)
-            squares[part] = squares[part] * fade**2 + shares.square_() @ alike.concentration[low:high]
-            peak[part] = higher
-    return _Heaviest(index, torch.exp(logits - peak[:, None]) / total[:, None], total**2 / squares)
+        keys /= sigma**2
+        for first in range(0, high - low, TILE[1]):
+            part = slice(first, first + TILE[1])
+            for running in blocks:
+                running.add(keys[part], offset[part], alike.concentration[low:high][part], low + first)
+    index, weight, effective = zip(*(running.result() for running in blocks), strict=True)
+    return _Heaviest(torch.cat(index), torch.cat(weight), torch.cat(effective))
+
+
+@dataclass
+class _Running:
+    """Some queries on the way: running maximum, sums relative to it, and the best keys so far."""
+
+    queries: Tensor
+    best: Tensor
+    index: Tensor
+    peak: Tensor
+    total: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, queries: Tensor, kept: int) -> "_Running":
+        best = queries.new_full((len(queries), kept), -torch.inf)
+        return cls(queries, best, torch.zeros_like(best, dtype=torch.int64), best[:, 0].clone(), *torch.zeros(2, len(queries)).to(best))
+
+    def add(self, keys: Tensor, offset: Tensor, concentration: Tensor, number: int) -> None:
+        """Keys over ``sigma^2`` from a ``number`` on, and what is added to their products."""
+        logits = torch.addmm(offset, self.queries, keys.mT)
+        highest = logits.amax(-1)
+        better = (highest > self.best[:, -1]).nonzero()[:, 0]
+        if len(better):
+            values, places = logits[better].topk(min(self.best.shape[1], len(keys)), -1)
+            both, where = torch.cat([self.best[better], values], -1), torch.cat([self.index[better], places + number], -1)
+            self.best[better], chosen = both.topk(self.best.shape[1], -1)
+            self.index[better] = where.gather(-1, chosen)
+        if bool((highest < self.peak - NEGLIGIBLE).all()):
+            return
+        peak = torch.maximum(self.peak, highest)
+        shares = logits.sub_(peak[:, None]).exp_()
+        fade = torch.exp(self.peak - peak)
+        self.total = self.total * fade + shares.sum(-1)
+        self.squares = self.squares * fade**2 + shares.square_() @ concentration
+        self.peak = peak
+
+    def result(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, their weights, and the effective number."""
+        return self.index, torch.exp(self.best - self.peak[:, None]) / self.total[:, None], self.total**2 / self.squares
 
 
 def _empty(shape: tuple[int, ...], device: torch.device) -> Candidates:
