@@ -51,23 +51,23 @@ export class Pack {
     return decode(values[at], scale);
   }
 
-  /** The training image that is `index`-th here: colour of a pixel, number, file and class. */
-  source(index) {
-    return {
-      index,
-      number: this.used[index],
-      name: this.names[index],
-      label: this.labels[index],
-      colour: (y, x) => this.colour("images", index, y, x),
+  /** A picture of an array, its last three axes being channels, rows, columns: row and column to the channels of a pixel. */
+  picture(name, ...place) {
+    const { values, shape, decode, scale } = this.arrays[name];
+    const [channels, height, width] = shape.slice(-3);
+    let start = 0;
+    for (const [i, n] of place.entries()) start = start * shape[i] + n;
+    start *= channels * height * width;
+    return (y, x) => {
+      const found = [];
+      for (let c = 0; c < channels; c++) found.push(decode(values[start + (c * height + y) * width + x], scale));
+      return found;
     };
   }
 
-  /** Channels of a pixel of a picture of an array; the last three axes are channels, rows, columns. */
-  colour(name, ...place) {
-    const [y, x] = place.slice(-2);
-    const before = place.slice(0, -2);
-    const channels = this.arrays[name].shape.at(-3);
-    return Array.from({ length: channels }, (_, c) => this.number(name, ...before, c, y, x));
+  /** The training image that is `index`-th here: number, file, class and pixels. */
+  source(index) {
+    return { index, number: this.used[index], name: this.names[index], label: this.labels[index], colour: this.picture("images", index) };
   }
 }
 
@@ -76,20 +76,14 @@ export class Moment {
   constructor(pack, model, whole, row, level) {
     Object.assign(this, { pack, model, whole, row, level });
     [this.height, this.width] = pack.arrays.images.shape.slice(-2);
+    // Of a pixel, by row and column: noisy, the guess of the clean one, and what its own patch contributes to that.
+    this.noisy = pack.picture(this.name("x"), row, level);
+    this.guess = pack.picture(this.name("mean"), row, level);
+    this.local = this.attends ? pack.picture(this.name("local"), row, level) : null;
   }
 
   name(what) {
     return `${this.model}.${what}`;
-  }
-
-  /** Noisy pixel. */
-  noisy(y, x) {
-    return this.pack.colour(this.name("x"), this.row, this.level, y, x);
-  }
-
-  /** Guess of the clean pixel. */
-  guess(y, x) {
-    return this.pack.colour(this.name("mean"), this.row, this.level, y, x);
   }
 
   /** One number that Python tells of a pixel; of models that see the whole image, of all pixels. */
@@ -138,11 +132,6 @@ export class Moment {
       const place = this.pack.number(this.name("attended"), this.row, this.level, pixel, k);
       return { share: this.pack.number(name, this.row, this.level, pixel, k), place: [Math.floor(place / this.width), place % this.width] };
     });
-  }
-
-  /** What the pixel's own patch contributes to the guess. */
-  local(y, x) {
-    return this.pack.colour(this.name("local"), this.row, this.level, y, x);
   }
 
   /** Height and width of the patch that a pixel sees; null where it sees the whole image. */

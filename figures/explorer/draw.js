@@ -4,19 +4,26 @@
 const STRONG = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"];
 const PALE = ["#80b9d9", "#f3cf80", "#80cfb9", "#e6bcd3", "#abdaf4", "#ebaf80", "#f8f2a1"];
 const DARK = ["#004267", "#855c00", "#005c43", "#764661", "#326887", "#7c3700", "#8b8426"];
-const COLOURS = [...STRONG, ...PALE, ...DARK];
 const GREY = ["#9a9a9a", "#c4c4c4", "#767676"];
 
-/** The colour of the training image that is `rank`-th. */
+const rgb = (hex) => [1, 3, 5].map((at) => Number.parseInt(hex.slice(at, at + 2), 16));
+const COLOURS = [...STRONG, ...PALE, ...DARK].map(rgb);
+const GREYS = GREY.map(rgb);
+
+/** The colour, as red, green and blue, of the training image that is `rank`-th. */
 export function rankColour(rank) {
-  return COLOURS[rank] ?? GREY[rank % GREY.length];
+  return COLOURS[rank] ?? GREYS[rank % GREYS.length];
 }
 
-/** A pixel in [-1, 1] as a colour of the screen, cut off at its range. */
+/** A pixel in [-1, 1] as red, green and blue of the screen, cut off at its range. */
 export function screen(channels) {
   const levels = channels.map((v) => Math.max(0, Math.min(255, Math.round((v + 1) * 127.5))));
-  const [r, g, b] = levels.length >= 3 ? levels : [levels[0], levels[0], levels[0]];
-  return `rgb(${r}, ${g}, ${b})`;
+  return levels.length >= 3 ? levels.slice(0, 3) : [levels[0], levels[0], levels[0]];
+}
+
+/** Red, green and blue as a colour of style. */
+export function css([red, green, blue]) {
+  return `rgb(${red}, ${green}, ${blue})`;
 }
 
 /** Viridis, roughly, for shares from 0 to 1. */
@@ -30,8 +37,7 @@ export function heat(share) {
   ];
   const at = Math.max(0, Math.min(1, share)) * (stops.length - 1);
   const low = Math.min(stops.length - 2, Math.floor(at));
-  const mixed = stops[low].map((v, i) => Math.round(v + (at - low) * (stops[low + 1][i] - v)));
-  return `rgb(${mixed.join(", ")})`;
+  return stops[low].map((v, i) => Math.round(v + (at - low) * (stops[low + 1][i] - v)));
 }
 
 /** Draw a picture of one colour for each pixel; returns the side of a pixel. */
@@ -39,13 +45,15 @@ export function paint(canvas, height, width, colourOf, side = 360) {
   const cell = Math.max(2, Math.round(side / Math.max(width, height)));
   canvas.width = cell * width;
   canvas.height = cell * height;
-  const context = canvas.getContext("2d");
+  const small = new ImageData(width, height);
   for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      context.fillStyle = colourOf(y, x);
-      context.fillRect(x * cell, y * cell, cell, cell);
-    }
+    for (let x = 0; x < width; x++) small.data.set([...colourOf(y, x), 255], 4 * (y * width + x));
   }
+  const plain = new OffscreenCanvas(width, height);
+  plain.getContext("2d").putImageData(small, 0, 0);
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.drawImage(plain, 0, 0, canvas.width, canvas.height);
   return cell;
 }
 
@@ -75,21 +83,22 @@ export function boundaries(canvas, cell, moment) {
   const context = canvas.getContext("2d");
   const { height, width } = moment;
   const shift = (length, a, b) => (a - b + length) % length;
-  const piece = (y, x) => {
+  const pieces = Array.from({ length: height * width }, (_, p) => {
+    const [y, x] = [Math.floor(p / width), p % width];
     const { index, place } = moment.origin(y, x);
-    return `${index} ${shift(height, place[0], y)} ${shift(width, place[1], x)}`;
-  };
+    return (index * height + shift(height, place[0], y)) * width + shift(width, place[1], x);
+  });
   context.strokeStyle = "#111111";
   context.lineWidth = Math.max(1.5, cell * 0.05);
   context.beginPath();
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      const here = piece(y, x);
-      if (x + 1 < width && piece(y, x + 1) !== here) {
+      const here = pieces[y * width + x];
+      if (x + 1 < width && pieces[y * width + x + 1] !== here) {
         context.moveTo((x + 1) * cell, y * cell);
         context.lineTo((x + 1) * cell, (y + 1) * cell);
       }
-      if (y + 1 < height && piece(y + 1, x) !== here) {
+      if (y + 1 < height && pieces[(y + 1) * width + x] !== here) {
         context.moveTo(x * cell, (y + 1) * cell);
         context.lineTo((x + 1) * cell, (y + 1) * cell);
       }
@@ -101,7 +110,7 @@ export function boundaries(canvas, cell, moment) {
 /** Lines around some pixels, each in a colour. */
 export function outline(canvas, cell, places, colour) {
   const context = canvas.getContext("2d");
-  context.strokeStyle = colour;
+  context.strokeStyle = css(colour);
   context.lineWidth = Math.max(1, Math.min(3, cell * 0.15));
   for (const [y, x] of places) context.strokeRect(x * cell + 0.5, y * cell + 0.5, cell - 1, cell - 1);
 }

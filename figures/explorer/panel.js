@@ -1,6 +1,6 @@
 // Everything about one pixel of one model: its patches, what it attends to, and the training images of the mosaic.
 
-import { frame, frameWindow, heat, outline, paint, rankColour, screen } from "./draw.js";
+import { css, frame, frameWindow, heat, outline, paint, rankColour, screen } from "./draw.js";
 
 const SOURCES = 8; // training images of the mosaic that are shown
 const THUMBNAIL = 84;
@@ -24,7 +24,7 @@ const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count ==
 
 function swatch(colour) {
   const made = el("span", { className: "swatch" });
-  made.style.background = colour;
+  made.style.background = css(colour);
   return made;
 }
 
