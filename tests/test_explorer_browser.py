@@ -17,6 +17,7 @@ from figures.explorer.serve import Server
 from theory.candidates import candidates
 from theory.sampling import DDIM
 
+pytestmark = pytest.mark.slow
 TITLES = ["IS (ideal)", "ELS (CNN)", "full attention, theory", "network attention-0"]
 
 

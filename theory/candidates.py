@@ -93,7 +93,7 @@ def candidates(machine: AnalyticDenoiser, x_t: Images, t: float, top: int = 8, l
     found = _empty((len(x_t), *(x_t.shape[2:] if machine.per_pixel else (1, 1)), top), x_t.device)
     best: list[list[_Wanted]] = [[] for _ in x_t]
     for problem, tables in zip(work, alike, strict=True):
-        parts = [_heaviest(problem, g, table, centred, (float(alpha), float(sigma)), top, machine.memory) for g, table in enumerate(tables)]
+        parts = _heaviest(problem, tables, centred, (float(alpha), float(sigma)), top, machine.memory)
         _write(found, problem, [_told(problem, g, table, part) for g, (table, part) in enumerate(zip(tables, parts, strict=True))])
         for b, wanted in enumerate(_first_choices(problem, tables, parts)):
             best[b] += wanted
@@ -170,26 +170,26 @@ class _Heaviest(NamedTuple):
     effective: Tensor
 
 
-def _heaviest(problem: Problem, group: int, alike: _Alike, x: Images, level: tuple[float, float], top: int, memory: int) -> _Heaviest:
-    """The heaviest distinct keys of each query, streamed in tiles that fit into a cache."""
+def _heaviest(problem: Problem, tables: list[_Alike], x: Images, level: tuple[float, float], top: int, memory: int) -> list[_Heaviest]:
+    """The heaviest distinct keys of each query of each group, streamed in tiles that fit into a cache."""
     (alpha, sigma), source = level, problem.source
-    queries = problem.queries(x)[group]
-    blocks = [_Running.of(part, min(top, len(alike.first))) for part in queries.split(TILE[0])]
+    groups = [
+        [_Running.of(part, min(top, len(alike.first))) for part in queries.split(TILE[0])]
+        for queries, alike in zip(problem.queries(x), tables, strict=True)
+    ]
     step = items_within(source, memory / 8 / 4)
-    starts = range(0, source.items, step)
-    bounds = torch.searchsorted(alike.first, torch.tensor([*starts, source.items], device=queries.device) * source.rows).tolist()
-    for start, low, high in zip(starts, bounds, bounds[1:], strict=False):
-        if low == high:
-            continue
-        keys = alpha * source.read(start, min(start + step, source.items)).keys[group, alike.first[low:high] - start * source.rows]
-        offset = alike.log_weight[low:high] - keys.square().sum(-1) / (2 * sigma**2)
-        keys /= sigma**2
-        for first in range(0, high - low, TILE[1]):
-            part = slice(first, first + TILE[1])
-            for running in blocks:
-                running.add(keys[part], offset[part], alike.concentration[low:high][part], low + first)
-    index, weight, effective = zip(*(running.result() for running in blocks), strict=True)
-    return _Heaviest(torch.cat(index), torch.cat(weight), torch.cat(effective))
+    for start in range(0, source.items, step):
+        stop = min(start + step, source.items)
+        read = source.read(start, stop).keys
+        for keys, alike, blocks in zip(read, tables, groups, strict=True):
+            low, high = torch.searchsorted(alike.first, torch.tensor([start, stop], device=read.device) * source.rows).tolist()
+            scaled = keys[alike.first[low:high] - start * source.rows] * (alpha / sigma**2)
+            offset = alike.log_weight[low:high] - scaled.square().sum(-1) * (sigma**2 / 2)
+            for first in range(0, high - low, TILE[1]):
+                part = slice(first, first + TILE[1])
+                for running in blocks:
+                    running.add(scaled[part], offset[part], alike.concentration[low:high][part], low + first)
+    return [_Heaviest(*map(torch.cat, zip(*(running.result() for running in blocks), strict=True))) for blocks in groups]
 
 
 @dataclass
