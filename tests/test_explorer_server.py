@@ -9,10 +9,11 @@ import torch
 from explorersession import small_session
 from test_explorer import unpacked
 
-from figures.explorer.serve import Server, check
+from figures.explorer.serve import Server, check, serve
 from theory.candidates import candidates
 from theory.errors import InputError
 from theory.noise import Noise
+from theory.plain import PlainConsole
 from theory.sampling import DDIM
 
 JSON = "application/x-ndjson"
@@ -174,6 +175,18 @@ def test_who_goes_away_leaves_the_server_working(server):
 def test_a_taken_port_is_refused(server):
     with pytest.raises(InputError, match="an address of this machine that is free"):
         check(*server.server_address[:2])
+
+
+def test_it_serves_until_interrupted(session, monkeypatch, capsys):
+    def interrupted(server) -> None:
+        assert server.server_address[0] == "127.0.0.1"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", interrupted)
+    with torch.no_grad():
+        assert serve(session, "127.0.0.1", 0, 2, PlainConsole(stderr=True, width=160)) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("open http://127.0.0.1:") and "warning" not in told
 
 
 def test_elsewhere_only_when_told(session, server):

@@ -11,6 +11,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -216,5 +217,6 @@ def serve(session: Session, host: str, port: int, draws: int, console: Console) 
         if host not in (HOST, "::1", "localhost"):
             console.print(f"warning: {host} can be reached from other machines", highlight=False, markup=False)
         console.print(f"open {server.url} (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
-        server.serve_forever()
+        with suppress(KeyboardInterrupt):  # the way to end it
+            server.serve_forever()
     return 0
