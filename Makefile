@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo figures docs test test-slow lint bench clean
+.PHONY: demo explorer figures docs test test-slow lint bench clean
 
 # The main job: every machine on the toy data, a quick solve and the committed one beside it, into runs/toy.
 demo: $(VENV)/.installed
@@ -12,9 +12,14 @@ demo: $(VENV)/.installed
 figures: $(VENV)/.installed
 	$(RUN) -m figures.make
 
-# The documentation site, with the gallery, into docs/_build.
+# The toy data's pictures, in which every pixel tells where it comes from: open figures/out/explorer-toy.html.
+explorer: $(VENV)/.installed
+	$(RUN) -m figures.explore --dataset toy
+
+# The documentation site, with the gallery and the explorer, into docs/_build.
 docs: $(VENV)/.installed
 	$(RUN) -m figures.make --out docs/_gallery/gallery
+	$(RUN) -m figures.explore --dataset toy --out docs/_gallery/explorer/toy.html
 	$(RUN) -m sphinx -q -W -b html docs docs/_build
 
 test: $(VENV)/.installed
@@ -28,13 +33,14 @@ lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/biome ci .
 
 bench: $(VENV)/.installed
 	$(RUN) -m benchmarks.bench_posterior
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -c constraints.txt -e ".[data,test,lint,bench,docs,diffusers]"
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[data,test,browser,lint,bench,docs,diffusers]"
 	touch $@
 
 clean:

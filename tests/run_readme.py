@@ -25,6 +25,8 @@ SMALL = {
     "empirical.calibrate": "--levels 2 --draws 2",
     "empirical.explain": "--samples 12 --steps 4 --levels 2 --draws 8 --calibration 2",
     "empirical.reproduce": "--budget .001",
+    "theory.provenance": "--steps 5",
+    "figures.explore": "--samples 1 --steps 5 --levels 2 --draws 3",
     "figures.make": "",
     "figures.mosaic": "",
     "figures.loss": "",

@@ -108,3 +108,11 @@ def _heaviest(problem: Problem, queries: Tensor, alpha: float, sigma: float, mem
             best[:, part] = torch.where(better, index + start * source.rows, best[:, part])
             top[:, part] = new
     return best, 1 / total
+
+
+if __name__ == "__main__":
+    import sys
+
+    from theory.command.origins import main
+
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Denoisers of the theory by one specification, as commands take them.
+
+- a machine and its options: ``ideal``, ``equivariant_local:patch_size=5,border=circular``, also
+  ``patch_size=3+5+7`` for several sizes over equal intervals of t, and ``patches=interior``;
+- a published or calibrated schedule: ``equivariant_local:schedule=MNIST_ResNet_zeros`` or ``schedule=FILE.json``;
+- a solved score: ``runs/toy/attention/full``, the path without an extension.
+"""
+
+from pathlib import Path
+
+from theory.calibrated import patch_schedule
+from theory.data.imageset import ImageSet
+from theory.denoiser import Denoiser
+from theory.errors import InputError, choices
+from theory.machines import MACHINES, AnalyticDenoiser, EquivariantLocal
+from theory.noise import CosineSchedule, Schedule
+from theory.patches import PatchSchedule
+from theory.stationarity import SolvedScore
+
+
+def is_machine(spec: str) -> bool:
+    """Whether a specification names a machine."""
+    return spec.partition(":")[0] in MACHINES
+
+
+def is_solution(spec: str) -> bool:
+    """Whether a specification is the path of a saved solution."""
+    path = Path(spec)
+    return bool(path.name) and path.with_name(path.name + ".json").is_file()
+
+
+def open_theory(spec: str, data: ImageSet, noise: Schedule | None = None) -> Denoiser:
+    """The machine or solved score of a specification.
+
+    Args:
+        spec: As above.
+        data: The training set it belongs to.
+        noise: Schedule of machines; solved scores know their own.
+
+    Raises:
+        InputError: If nothing answers to it, or it belongs to other data.
+    """
+    if is_machine(spec):
+        return machine(spec, data, noise)
+    if is_solution(spec):
+        return SolvedScore.load(Path(spec), data)
+    raise InputError(
+        f"model {spec!r}", f"a machine ({choices(MACHINES)}) or a solution such as runs/toy/attention/full", "correct the name or path"
+    )
+
+
+def machine(spec: str, data: ImageSet, noise: Schedule | None = None) -> AnalyticDenoiser:
+    """The machine of a specification that names one.
+
+    Raises:
+        InputError: If it does not take an option, or not that value.
+    """
+    name, _, given = spec.partition(":")
+    options: dict = {}
+    for item in filter(None, given.split(",")):
+        key, _, value = item.partition("=")
+        if key == "schedule":
+            options["patch_size"] = patch_schedule(value)
+        elif key == "patch_size":
+            options["patch_size"] = PatchSchedule.of([_size(v) for v in value.split("+")])
+        elif key in ("border", "patches"):
+            options[key] = value
+        else:
+            raise InputError(f"option {item!r} of {name}", "patch_size=, schedule=, border= or patches=", "correct the specification")
+    if MACHINES[name].per_pixel:
+        options.setdefault("patch_size", data.patch_size)
+    elif options:
+        raise InputError(f"options {given!r} of {name}", "none", "leave them out")
+    return MACHINES[name](data, noise or CosineSchedule(), **options)
+
+
+def patch_machine(model: Denoiser, data: ImageSet) -> AnalyticDenoiser:
+    """The machine whose posterior tells what a model's patches look like: a machine itself, or the ELS machine of what a solved score
+    sees at each pixel, of which all of its functions are functions (`theory.stationarity.basis`).
+
+    Raises:
+        InputError: If the model is neither.
+    """
+    if isinstance(model, AnalyticDenoiser):
+        return model
+    if isinstance(model, SolvedScore):
+        return EquivariantLocal(data, model.schedule, patch_size=model.setting.patch_size, border=model.setting.border)
+    raise InputError(f"a model of type {type(model).__name__}", "a machine or a solved score", "networks have no weights of patches")
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    try:
+        numbers = tuple(int(n) for n in text.split("x"))
+    except ValueError:
+        raise InputError(f"patch_size {text!r}", "sizes such as 5, 3x1 or 3+5+7", "correct the specification") from None
+    return numbers[0] if len(numbers) == 1 else numbers
