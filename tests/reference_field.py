@@ -116,3 +116,65 @@ def wiener(x, images, weights, alpha, sigma, size=None, border="circular", equiv
         return places(i, j, around), pairs
 
     return linear(x, seen, alpha, sigma)
+
+
+def pca_sets(images, weights, alpha, sigma, threshold):
+    """Which coordinates ``j`` count for the output ``m``: ``sets[m, j]``."""
+    _, matrix = moments([k.ravel() for k in images], weights)
+    size = len(matrix)
+    gain = alpha**2 * matrix @ np.linalg.inv(alpha**2 * matrix + sigma**2 * np.eye(size))
+    ratio = np.empty((size, size))
+    for j in range(size):
+        ratio[j] = np.abs(gain[j] / (gain[j, j] if gain[j, j] >= 1e-6 else 1.0))
+    return np.array([[ratio[j, m] >= threshold * ratio.max() for j in range(size)] for m in range(size)])
+
+
+def pca_local(x, images, weights, alpha, sigma, threshold=0.02):
+    sets, q, rows = pca_sets(images, weights, alpha, sigma, threshold), x.ravel(), [k.ravel() for k in images]
+    found = [
+        reference.posterior(q[s], [(row[s], [row[m]], w) for row, w in zip(rows, weights, strict=True)], alpha, sigma)
+        for m, s in enumerate(sets)
+    ]
+    return tuple(np.array([np.squeeze(f[i]) for f in found]).reshape(x.shape) for i in range(3))
+
+
+def squares(height, width, size):
+    """Pixels of all squares inside an image."""
+    kh, kw = min(size[0], height), min(size[1], width)
+    return [[(i + a, j + b) for a in range(kh) for b in range(kw)] for i in range(height - kh + 1) for j in range(width - kw + 1)]
+
+
+def flexible(heat, share):
+    """Pixels of every pixel: the smallest sensitivities are left out as long as they add up to less than ``1 - share``."""
+    height, width = heat.shape[:2]
+    sets = []
+    for i in range(height):
+        for j in range(width):
+            order = sorted(range(height * width), key=lambda p: heat[i, j].ravel()[p])
+            left, keep = 0.0, {(i, j)}
+            for p in order:
+                left += heat[i, j].ravel()[p] / heat[i, j].sum()
+                if left >= 1 - share:
+                    keep.add((p // width, p % width))
+            sets.append(sorted(keep))
+    return sets
+
+
+def sensitivity(images, weights, alpha, sigma):
+    """Of the Wiener filter, summed over channels."""
+    _, channels, height, width = images.shape
+    _, matrix = moments([k.ravel() for k in images], weights)
+    gain = np.abs(alpha**2 * matrix @ np.linalg.inv(alpha**2 * matrix + sigma**2 * np.eye(len(matrix))))
+    return gain.reshape(channels, height, width, channels, height, width).sum((0, 3))
+
+
+def patch_set(x, images, weights, alpha, sigma, sets):
+    """Posterior means of sets of pixels, averaged over those that hold a pixel."""
+    total, held = np.zeros(x.shape), np.zeros(x.shape[1:])
+    for pixels in sets:
+        rows, cols = (list(axis) for axis in zip(*pixels, strict=True))
+        candidates = [(k[:, rows, cols].ravel(), k[:, rows, cols].ravel(), w) for k, w in zip(images, weights, strict=True)]
+        mean, *_ = reference.posterior(x[:, rows, cols].ravel(), candidates, alpha, sigma)
+        total[:, rows, cols] += mean.reshape(len(x), -1)
+        held[rows, cols] += 1
+    return total / held, None, None

@@ -6,6 +6,7 @@
 - `EquivariantLocal` sees a patch (and the border in it), and compares it with training patches everywhere (of the same border class).
 - `Gaussian`, `Wiener` and `Mixture` know means and covariances of the training set alone.
 - `Nearest` and `Smoothed` are changes of `Ideal`: to the nearest images, and to the mean over noisy copies of the point.
+- `PcaLocal` and `PatchSet` compare sets of coordinates that are learnt from the data, and patches that overlap.
 
 The page "The field" of the documentation compares them. A new machine is one file with a subclass of `AnalyticDenoiser` (sums over
 candidates) or `ClosedForm` (anything else), and one entry in `MACHINES`.
@@ -20,11 +21,13 @@ from theory.machines.ideal import Ideal
 from theory.machines.local import Local
 from theory.machines.mixture import Mixture
 from theory.machines.nearest import Nearest
+from theory.machines.patch_set import PatchSet
+from theory.machines.pca_local import PcaLocal
 from theory.machines.smoothed import Smoothed
 from theory.machines.wiener import Wiener
 
 MACHINES: dict[str, type[ClosedForm]] = {
-    m.name: m for m in (Ideal, Equivariant, Local, EquivariantLocal, Gaussian, Wiener, Mixture, Nearest, Smoothed)
+    m.name: m for m in (Ideal, Equivariant, Local, EquivariantLocal, Gaussian, Wiener, Mixture, Nearest, Smoothed, PcaLocal, PatchSet)
 }
 
 __all__ = [
@@ -38,6 +41,8 @@ __all__ = [
     "Local",
     "Mixture",
     "Nearest",
+    "PatchSet",
+    "PcaLocal",
     "Smoothed",
     "Wiener",
 ]

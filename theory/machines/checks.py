@@ -8,6 +8,7 @@ from torch import Tensor
 
 from theory.data.imageset import ImageSet
 from theory.errors import InputError
+from theory.patches import Size
 from theory.types import BatchLabels, Images, Times
 
 MINIMUM = 2**24  # bytes
@@ -121,4 +122,14 @@ def truth(given: bool, name: str) -> bool:
     """True or false."""
     if not isinstance(given, bool):
         raise InputError(f"{name}={given!r}", "True or False", "choose one")
+    return given
+
+
+def heatmap(given: Tensor, shape: Size) -> Tensor:
+    """Sensitivities of every pixel to every pixel."""
+    expected = (*shape, *shape)
+    good = isinstance(given, Tensor) and given.shape == expected and bool((given >= 0).all() and given.isfinite().all())
+    if not good or not bool((given.sum((2, 3)) > 0).all()):
+        what = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"of type {type(given).__name__}"
+        raise InputError(f"a heatmap {what}", f"{expected}, finite, none negative and some positive for every pixel", "correct heatmap=")
     return given
