@@ -69,12 +69,17 @@ class PcaLocal(ClosedForm):
         if key not in self._masks:
             if 16 * len(self._masks) * self.data.images[0].numel() ** 2 > self.memory:
                 self._masks.clear()
-            self._masks[key] = self._found(self._once(label, lambda: self._fit(label)), alpha, sigma)
+            self._masks[key] = self._found(self.fitted(label), alpha, sigma)
         return self._masks[key]
 
-    def _fit(self, label: int | None) -> LowRank:
-        chosen = self.data.select(label)
-        return fit(chosen.images, chosen.weights, self.memory)
+    def fitted(self, label: int | None) -> LowRank:
+        """Mean and covariance of a class, found once."""
+
+        def make() -> LowRank:
+            chosen = self.data.select(label)
+            return fit(chosen.images, chosen.weights, self.memory)
+
+        return self._once(label, make)
 
     def _found(self, model: LowRank, alpha: float, sigma: float) -> Sets:
         gains = alpha**2 * model.variances / (alpha**2 * model.variances + sigma**2)

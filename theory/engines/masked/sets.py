@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from theory.types import Float
 
@@ -57,17 +58,19 @@ class Sets:
     @property
     def short(self) -> bool:
         """Whether adding members is less than subtracting at the ends of spans."""
-        return self._members[0].size <= SPAN * self._spans[0].size
+        return self.size[0] <= SPAN * self.size[1]
 
     @property
     def cost(self) -> float:
         """Members that could be added in the time of `sums`."""
-        return min(self._members[0].size, SPAN * self._spans[0].size)
+        return min(self.size[0], SPAN * self.size[1])
 
-    @property
-    def size(self) -> int:
-        """Members of the largest set."""
-        return int(self.matrix.sum(1).max())
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Members and spans of all sets."""
+        lines = self.matrix.reshape(self.count, -1, self.length)
+        starts = lines[..., 0].count_nonzero() + (lines[..., 1:] & ~lines[..., :-1]).count_nonzero()
+        return int(lines.count_nonzero()), int(starts)
 
     def transposed(self, length: int) -> "Sets":
         """For every row, the sets that hold it; of these, ``length`` lie side by side in a line."""
@@ -80,10 +83,10 @@ class Sets:
 
     @cached_property
     def _spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        lines = self.matrix.cpu().numpy().reshape(self.count, -1, self.length).astype(np.int8)
-        edges = np.diff(lines, axis=2, prepend=0, append=0)
-        sets, line, start = (edges > 0).nonzero()
-        *_, stop = (edges < 0).nonzero()
+        lines = self.matrix.cpu().reshape(self.count, -1, self.length)
+        before, after = pad(lines, (1, 0))[..., :-1], pad(lines, (0, 1))[..., 1:]
+        sets, line, start = (lines & ~before).numpy().nonzero()
+        stop = (lines & ~after).numpy().nonzero()[2] + 1
         base = line * (self.length + 1)
         return (base + start).astype(np.uintp), (base + stop).astype(np.uintp), _ends(sets, self.count)
 

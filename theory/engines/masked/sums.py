@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from theory.centred import Centred
 from theory.engines.masked.sets import Sets
-from theory.engines.state import State
+from theory.engines.state import State, rescale
 from theory.engines.training import Training
 from theory.types import Coefficients, Float, Images, TrainingImages
 
@@ -156,14 +156,17 @@ def sum_masked(masked: Masked, x: Images, alpha: Coefficients, sigma: Coefficien
 
 
 def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, values: Values | None) -> State:
-    state = State.empty(1, masked.sets.count, 1, query.device)
+    empty = State.empty(1, masked.sets.count, 1, query.device)
+    top, total, square, weighted = (v[0].reshape(-1) for v in (empty.max, empty.sum, empty.square, empty.weighted))
     for keys, logits in Pass(masked, query, alpha, sigma):
-        top = logits.amax(1)
-        weights = logits.sub_(top[:, None]).clamp_(min=LEAST).exp_()
-        weighted = (weights * values(keys)).sum(1) if values else torch.zeros_like(top)
-        sums = top, weights.sum(1), torch.linalg.vector_norm(weights, dim=1).square(), weighted[:, None]
-        state = state.merge(State(*(v.double()[None] for v in sums)))
-    return State(state.max - masked.numbers.to(query.device) / 2, state.sum, state.square, state.weighted)
+        higher = torch.maximum(top, logits.amax(1).double())
+        scale, top = rescale(top, higher), higher
+        weights = logits.sub_(top[:, None].to(logits)).clamp_(min=LEAST).exp_()
+        total = total * scale + weights.sum(1)
+        square = square * scale**2 + torch.einsum("mn,mn->m", weights, weights)
+        weighted = weighted * scale + torch.einsum("mn,mn->m", weights, values(keys)) if values else weighted
+    numbers = masked.numbers.to(query.device)
+    return State(*(v[None] for v in (top - numbers / 2, total, square)), weighted[None, :, None])
 
 
 def _rounding(masked: Masked, found: Settled) -> float:
