@@ -27,7 +27,8 @@ class Kernels:
         places: Which numbers of an image the window of each pixel holds, ``(Q, P, d)``.
         mean: Of a clean window, ``(Q, d)``.
         centre: Of the clean pixel, ``(Q, C)``.
-        values, vectors: Eigenvalues ``(Q, d)`` and eigenvectors ``(Q, d, d)`` of the covariance of a clean window.
+        values: Eigenvalues of the covariance of a clean window, ``(Q, d)``.
+        vectors: Its eigenvectors, ``(Q, d, d)``.
         cross: Covariance of the clean pixel with the window, along the eigenvectors, ``(Q, C, d)``.
     """
 
@@ -102,8 +103,8 @@ class Stationary:
         mean: Of each channel, ``(C, 1, 1)``.
         shape: Height and width of an image.
         offsets: Rows and columns the window reaches; None for all.
-        values, vectors: Of the covariance of a window, ``(d,)`` and ``(d, d)``; for the whole image of the power spectrum,
-            ``(H, F, C)`` and ``(H, F, C, C)``, complex.
+        values: Eigenvalues of the covariance of a window, ``(d,)``; for the whole image of the power spectrum, ``(H, F, C)``.
+        vectors: Eigenvectors, ``(d, d)``; for the whole image ``(H, F, C, C)``, complex.
         cross: As in `Kernels`, ``(C, d)``; None for the whole image.
     """
 

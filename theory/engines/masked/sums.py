@@ -38,7 +38,8 @@ class Masked:
     """What is compared: training images of a class, under sets of their coordinates.
 
     Attributes:
-        training, label: The training images.
+        training: The training images.
+        label: Their class, or None for all.
         sets: Of the numbers of an image, channel by channel; or of its pixels, whose channels then count together.
         pixels: Whether they are of pixels.
     """
@@ -87,18 +88,17 @@ class Settled(NamedTuple):
 
     Attributes:
         query: Centred and flattened.
-        alpha, sigma: Its coefficients.
+        level: ``alpha`` and ``sigma``.
         state: Of all outputs, one group.
     """
 
     query: Float[Tensor, " D"]
-    alpha: float
-    sigma: float
+    level: tuple[float, float]
     state: State
 
 
 class Pass:
-    """One noisy image on its way through the training images, as `Settled` names its parts."""
+    """One noisy image, centred and flattened, on its way through the training images."""
 
     def __init__(self, masked: Masked, query: Float[Tensor, " D"], alpha: float, sigma: float) -> None:
         self.masked, self.query, self.alpha, self.sigma = masked, query, alpha, sigma
@@ -144,9 +144,9 @@ def settled(masked: Masked, x: Images, alpha: Coefficients, sigma: Coefficients,
     """
     shifted = masked.training.shifted(masked.label, x, alpha).flatten(1)
     for query, a, s in zip(shifted, alpha.tolist(), sigma.tolist(), strict=True):
-        found = Settled(query.to(x), a, s, _summed(masked, query.to(x), a, s, values))
+        found = Settled(query.to(x), (a, s), _summed(masked, query.to(x), a, s, values))
         if x.dtype == torch.float32 and _rounding(masked, found) > TOLERANCE:
-            found = Settled(query, a, s, _summed(masked, query, a, s, values))
+            found = Settled(query, (a, s), _summed(masked, query, a, s, values))
         yield found
 
 
@@ -171,8 +171,8 @@ def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, values: V
 
 def _rounding(masked: Masked, found: Settled) -> float:
     """Estimate of the largest error of a largest logit: of differences rounded once, and of sums of squares relative to ``sigma^2``."""
-    unit, numbers = torch.finfo(torch.float32).eps / 2, masked.numbers.to(found.query.device)
+    unit, numbers, (alpha, sigma) = torch.finfo(torch.float32).eps / 2, masked.numbers.to(found.query.device), found.level
     distance = (-2 * found.state.max[0]).clamp(min=0)  # over sigma^2
-    rounded = (float(found.query.abs().max()) + 2 * found.alpha) * distance.sqrt() / found.sigma
+    rounded = (float(found.query.abs().max()) + 2 * alpha) * distance.sqrt() / sigma
     terms = (masked.sets.cost / masked.sets.count) ** 0.5
     return SAFETY * unit * float((rounded + terms * ((distance - numbers).abs() / 2 + numbers.sqrt())).max())
