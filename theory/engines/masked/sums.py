@@ -160,7 +160,7 @@ def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, values: V
     top, total, square, weighted = (v[0].reshape(-1) for v in (empty.max, empty.sum, empty.square, empty.weighted))
     for keys, logits in Pass(masked, query, alpha, sigma):
         higher = torch.maximum(top, logits.amax(1).double())
-        scale, top = rescale(top, higher), higher
+        scale, top = rescale(top[None], higher[None])[0], higher
         weights = logits.sub_(top[:, None].to(logits)).clamp_(min=LEAST).exp_()
         total = total * scale + weights.sum(1)
         square = square * scale**2 + torch.einsum("mn,mn->m", weights, weights)
