@@ -11,6 +11,7 @@ from tests.helpers import assert_close, noise, random_set, refused
 from theory.data import ImageSet
 from theory.errors import InputError
 from theory.machines import Gaussian, Ideal, Mixture, Nearest, Smoothed, Wiener
+from theory.machines.lowrank import covariance
 from theory.noise import CosineSchedule, VESchedule
 
 
@@ -319,6 +320,13 @@ def test_a_singular_covariance_is_legal():
     for make in (Gaussian, Mixture, lambda d: Wiener(d, patch_size=3, equivariant=False)):
         out = make(ImageSet(images, "a constant row")).denoise(noise((1, 2, 5, 4)), 0.5)
         assert_close(out[:, :, 2], torch.full((1, 2, 4), 0.5), atol=1e-12)
+
+
+def test_covariance_band_by_band():
+    """More numbers than a band has rows, against numpy."""
+    data = random_set(7, height=12, width=15)
+    mean, matrix = reference_field.moments(data.images.double().flatten(1).numpy(), data.weights.numpy())
+    assert_close(covariance(data.images, data.weights, torch.from_numpy(mean)), matrix, atol=1e-15)
 
 
 def test_refuses_a_covariance_larger_than_memory():

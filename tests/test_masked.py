@@ -25,10 +25,11 @@ MATRICES = {
 
 
 @pytest.mark.parametrize("name", MATRICES)
-@pytest.mark.parametrize("span", [0.0, 1e9])
+@pytest.mark.parametrize(("span", "product"), [(1e-9, 1e-9), (1e9, 1e-9), (1e9, 1e9)], ids=["spans", "members", "product"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_sums_over_sets(name, span, threads, dtype, monkeypatch):
+def test_sums_over_sets(name, span, product, threads, dtype, monkeypatch):
     monkeypatch.setattr(module, "SPAN", span)
+    monkeypatch.setattr(module, "PRODUCT", product)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -175,10 +176,10 @@ def test_float32_near_the_data_and_far_from_it(sigma):
 
 
 def test_sums_that_end_early_are_given_up_where_they_do_not():
-    data = load("photos:count=400,size=8")
-    machine, schedule = PcaLocal(data), CosineSchedule()
+    data = load("photos:count=700,size=8")
+    machine, schedule = PcaLocal(data, threshold=0.1), CosineSchedule()
     early = []
-    for sigma in (0.05, 0.999):
+    for sigma in (0.02, 0.999):
         t = schedule.time(sigma / (1 - sigma**2) ** 0.5)
         alpha, s = (float(c) for c in schedule(t))
         masked = Masked(machine.training, None, machine.masks(None, alpha, s))
@@ -187,7 +188,7 @@ def test_sums_that_end_early_are_given_up_where_they_do_not():
         for _ in run:
             pass
         early.append((run.early, run.added / run.met / int(masked.sets.matrix.sum())))
-    assert early[0][0] and early[0][1] < 0.6 and not early[1][0]
+    assert early[0][0] and early[0][1] < 0.9 and not early[1][0]
 
 
 def test_images_on_disk(tmp_path):

@@ -20,6 +20,7 @@ from theory.errors import InputError
 from theory.types import Coefficients, Float
 
 NOTHING = 1e-20  # variance of pixels in [-1, 1] that is rounding of images that are all the same
+BAND = 128  # rows of a covariance found at a time, at least
 PIECE = 2**23  # numbers of images held in float64 at a time
 
 
@@ -92,11 +93,14 @@ def mean_of(images: Tensor, weights: Tensor) -> Float[Tensor, " D"]:
 
 def covariance(images: Tensor, weights: Tensor, mean: Tensor) -> Float[Tensor, "D D"]:
     """The weighted covariance of images, float64, read in pieces; weights sum to 1."""
-    total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=images.device)
+    dimension = len(mean)
+    total, step = torch.zeros(dimension, dimension, dtype=torch.float64, device=images.device), max(BAND, dimension // 8)
     for part, some in _pieces(images, weights):
         rows = some.sqrt()[:, None] * (part - mean)
-        total.addmm_(rows.T, rows)
-    return total
+        for start in range(0, dimension, step):  # on and above the diagonal, band by band
+            band = slice(start, start + step)
+            total[band, start:].addmm_(rows[:, band].T, rows[:, start:])
+    return total.triu() + total.triu(1).T
 
 
 def require_memory(needed: float, memory: int, what: str) -> None:

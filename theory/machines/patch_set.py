@@ -137,7 +137,7 @@ def _composite(masked: Masked, around: Sets, found: Settled) -> Tensor:
     total = (found.state.log_sum[0] + masked.numbers.to(found.query.device) / 2).to(found.query)[:, None]
     held = around.matrix.sum(1).to(found.query)
     mean = torch.zeros(masked.channels, len(held), dtype=torch.float64, device=found.query.device)
-    for keys, logits in Pass(masked, found.query, *found.level):
+    for keys, logits, _ in Pass(masked, found.query, *found.level):
         weights = around.sums(logits.sub_(total).clamp_(min=LEAST).exp_()) / held[:, None]
         mean += (keys.reshape(masked.channels, -1, keys.shape[1]) * weights).sum(2).double()
     return mean

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from theory.types import Float
 
 SPAN = 2.0  # members that can be added in the time of a span
+PRODUCT = 3.8  # numbers of a matrix that a product takes in the time of a member, as measured
 TASK = 256  # sets for one thread at a time, at least
 
 
@@ -23,18 +24,19 @@ class Sets:
         matrix: Which rows each set holds, boolean, with shape ``(M, J)``.
         length: Rows that lie side by side in a line of an image: sets are cut into spans along lines.
 
-    On the CPU sums are compiled: members are added one by one, or running sums along lines are subtracted at the ends of spans.
-    Elsewhere a product with the matrix makes them. Nothing is ever subtracted but within a line.
+    On the CPU sums are compiled: members are added one by one, or running sums along lines are subtracted at the ends of spans, whichever
+    is less. Where both are too much, and elsewhere, a product with the matrix makes them. Nothing is ever subtracted but within a line.
     """
 
     def __init__(self, matrix: Tensor, length: int) -> None:
         self.matrix, self.length = matrix, length
         self.count = len(matrix)
+        self._kept: tuple[tuple | None, Tensor] = None, matrix
 
     def sums(self, values: Float[Tensor, "J n"]) -> Float[Tensor, "M n"]:
         """Sums of rows, which may have any sign; on the CPU of `kernel.WIDTH` columns."""
-        if values.device.type != "cpu":
-            return self.matrix.to(values) @ values
+        if values.device.type != "cpu" or self.dense:
+            return self._factor(values) @ values
         from theory.engines.masked import kernel  # loads the compiler
 
         if self.short:
@@ -61,9 +63,14 @@ class Sets:
         return self.size[0] <= SPAN * self.size[1]
 
     @property
+    def dense(self) -> bool:
+        """Whether a product is less than either."""
+        return min(self.size[0], SPAN * self.size[1]) > self.matrix.numel() / PRODUCT
+
+    @property
     def cost(self) -> float:
         """Members that could be added in the time of `sums`."""
-        return min(self.size[0], SPAN * self.size[1])
+        return min(self.size[0], SPAN * self.size[1], self.matrix.numel() / PRODUCT)
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -71,6 +78,13 @@ class Sets:
         lines = self.matrix.reshape(self.count, -1, self.length)
         starts = lines[..., 0].count_nonzero() + (lines[..., 1:] & ~lines[..., :-1]).count_nonzero()
         return int(lines.count_nonzero()), int(starts)
+
+    def _factor(self, like: Tensor) -> Tensor:
+        """The matrix as a factor; that of the last kind is kept."""
+        kind = like.dtype, like.device
+        if self._kept[0] != kind:
+            self._kept = kind, self.matrix.to(like)
+        return self._kept[1]
 
     def transposed(self, length: int) -> "Sets":
         """For every row, the sets that hold it; of these, ``length`` lie side by side in a line."""

@@ -25,11 +25,10 @@ from theory.types import Coefficients, Float, Images, TrainingImages
 
 WIDTH = {"cpu": 64, "cuda": 4096}  # training images side by side; on the CPU, `kernel.WIDTH`
 PIECE = 2**22  # numbers of images read at a time to order them
-TRIAL = 4  # blocks after which it is decided whether sums end early often enough
+TRIAL = 8  # the block by which it is decided whether sums end early enough: later ones are further away, and end earlier
 CUT = 60.0  # exponent below the largest that is not worth finishing a sum for
 LEAST = -80.0  # exponent that is taken for smaller ones, which would be slow to add
 TOLERANCE = 4e-4  # estimated error of a float32 logit that is used as it is
-SAFETY = 2.0  # above errors of independent roundings
 Values = Callable[[Float[Tensor, "D n"]], Float[Tensor, "M n"]]
 
 
@@ -58,9 +57,10 @@ class Masked:
         width = WIDTH.get(query.device.type, WIDTH["cuda"])
         order = self._order(images, query, alpha) if len(images) > width else torch.arange(len(images))
         for some in order.split(width):
-            keys, weights = images[some].flatten(1).T, log_weights[some.to(log_weights.device)]
-            missing = width - len(some) if query.device.type == "cpu" else 0
-            yield pad(keys, (0, missing)).contiguous(), pad(weights, (0, missing), value=-torch.inf)
+            keys, weights = images[some].flatten(1).T.contiguous(), log_weights[some.to(log_weights.device)]
+            if query.device.type == "cpu" and (missing := width - len(some)):
+                keys, weights = pad(keys, (0, missing)), pad(weights, (0, missing), value=-torch.inf)
+            yield keys, weights
 
     def _order(self, images: TrainingImages, query: Tensor, alpha: float) -> Tensor:
         """Numbers of the images, those nearest to a noisy image first, as near as rounding tells."""
@@ -106,8 +106,9 @@ class Pass:
         self.added = self.met = 0
         self.heaviest = float(masked.training.own(masked.label)[1].max())
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys ``(D, n)`` and logits ``(M, n)`` of all blocks; logits are too large by half the numbers of their sets."""
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of all blocks, keys ``(D, n)``, logits ``(M, n)``, and the largest so far ``(M,)``; logits are too large by half the numbers of
+        their sets."""
         sets, scale = self.masked.sets, 2 * self.sigma**2
         top = torch.full((sets.count,), -torch.inf, dtype=self.query.dtype, device=self.query.device)
         for keys, log_weights in self.masked.blocks(self.query, self.alpha):
@@ -119,17 +120,18 @@ class Pass:
                 sums = sets.sums(squares)
             logits = sums.mul_(-1 / scale).add_(log_weights)
             top = torch.maximum(top, logits.amax(1))
-            yield keys, logits
+            yield keys, logits, top
 
     def _squares(self, keys: Float[Tensor, "D n"]) -> Float[Tensor, "J n"]:
-        squares = (self.query[:, None] - self.alpha * keys).square_().sub_(self.sigma**2)
+        away = torch.sub(self.query[:, None], keys, alpha=self.alpha)
+        squares = torch.addcmul(away.new_full((1, 1), -(self.sigma**2)), away, away)
         return squares.reshape(self.masked.channels, -1, squares.shape[1]).sum(0) if self.masked.pixels else squares
 
     def _count(self, added: int) -> None:
         """Give up ending early where it does not pay."""
         self.added, self.met = self.added + added, self.met + 1
         if self.met == TRIAL:
-            self.early = self.added <= TRIAL * self.masked.sets.cost
+            self.early = added <= self.masked.sets.cost
 
 
 @torch.no_grad()
@@ -158,10 +160,10 @@ def sum_masked(masked: Masked, x: Images, alpha: Coefficients, sigma: Coefficien
 def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, values: Values | None) -> State:
     empty = State.empty(1, masked.sets.count, 1, query.device)
     top, total, square, weighted = (v[0].reshape(-1) for v in (empty.max, empty.sum, empty.square, empty.weighted))
-    for keys, logits in Pass(masked, query, alpha, sigma):
-        higher = torch.maximum(top, logits.amax(1).double())
+    for keys, logits, highest in Pass(masked, query, alpha, sigma):
+        higher = highest.double()
         scale, top = rescale(top[None], higher[None])[0], higher
-        weights = logits.sub_(top[:, None].to(logits)).clamp_(min=LEAST).exp_()
+        weights = logits.sub_(highest[:, None]).clamp_(min=LEAST).exp_()
         total = total * scale + weights.sum(1)
         square = square * scale**2 + torch.einsum("mn,mn->m", weights, weights)
         weighted = weighted * scale + torch.einsum("mn,mn->m", weights, values(keys)) if values else weighted
@@ -170,9 +172,10 @@ def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, values: V
 
 
 def _rounding(masked: Masked, found: Settled) -> float:
-    """Estimate of the largest error of a largest logit: of differences rounded once, and of sums of squares relative to ``sigma^2``."""
+    """Estimate of the largest error of a largest logit: of differences rounded once, and of sums of squares relative to ``sigma^2``, all of
+    whose partial sums are taken to be as large as the last one, or as numbers of that many directions scatter."""
     unit, numbers, (alpha, sigma) = torch.finfo(torch.float32).eps / 2, masked.numbers.to(found.query.device), found.level
     distance = (-2 * found.state.max[0]).clamp(min=0)  # over sigma^2
     rounded = (float(found.query.abs().max()) + 2 * alpha) * distance.sqrt() / sigma
     terms = (masked.sets.cost / masked.sets.count) ** 0.5
-    return SAFETY * unit * float((rounded + terms * ((distance - numbers).abs() / 2 + numbers.sqrt())).max())
+    return unit * float((rounded + terms * ((distance - numbers).abs() / 2 + numbers.sqrt())).max())
