@@ -177,7 +177,7 @@ def test_float32_near_the_data_and_far_from_it(sigma):
 
 def test_sums_that_end_early_are_given_up_where_they_do_not():
     data = load("photos:count=700,size=8")
-    machine, schedule = PcaLocal(data, threshold=0.1), CosineSchedule()
+    machine, schedule = PcaLocal(data), CosineSchedule()
     early = []
     for sigma in (0.02, 0.999):
         t = schedule.time(sigma / (1 - sigma**2) ** 0.5)
