@@ -66,7 +66,7 @@ class ClosedForm(Denoiser):
     def plan(self, x_t: Images, t: Times, label: BatchLabels | None = None) -> str:
         """How a call would be computed; arguments of a call."""
         *_, kinds = self._asked(x_t, t, label)
-        return "\n".join(f"{self.name}, class {kind[0]}: {self.how}" for kind in dict.fromkeys(kinds))
+        return "\n".join(f"{self.name}, class {label}: {self.how}" for label in dict.fromkeys(kind[0] for kind in kinds))
 
     def check(self, x_t: Images) -> None:
         """Refuse noisy images of another shape or dtype than can be compared with the training images.

@@ -23,7 +23,7 @@ from theory.engines.state import State, rescale
 from theory.engines.training import Training
 from theory.types import Coefficients, Float, Images, TrainingImages
 
-WIDTH = {"cpu": 64, "cuda": 4096}  # training images side by side; on the CPU, `kernel.WIDTH`
+WIDTH = {"cpu": 64, "cuda": 1024}  # training images side by side; on the CPU, `kernel.WIDTH`
 PIECE = 2**22  # numbers of images read at a time to order them
 TRIAL = 8  # the block by which it is decided whether sums end early enough: later ones are further away, and end earlier
 CUT = 60.0  # exponent below the largest that is not worth finishing a sum for
@@ -164,11 +164,16 @@ def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, values: V
         higher = highest.double()
         scale, top = rescale(top[None], higher[None])[0], higher
         weights = logits.sub_(highest[:, None]).clamp_(min=LEAST).exp_()
-        total = total * scale + weights.sum(1)
-        square = square * scale**2 + torch.einsum("mn,mn->m", weights, weights)
-        weighted = weighted * scale + torch.einsum("mn,mn->m", weights, values(keys)) if values else weighted
+        total = total * scale + weights.sum(1, dtype=torch.float64)
+        square = square * scale**2 + _inner(weights, weights)
+        weighted = weighted * scale + _inner(weights, values(keys)) if values else weighted
     numbers = masked.numbers.to(query.device)
     return State(*(v[None] for v in (top - numbers / 2, total, square)), weighted[None, :, None])
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """``sum_n a_mn b_mn``, in float64 where a great many are added."""
+    return torch.einsum("mn,mn->m", a, b) if a.shape[1] <= WIDTH["cpu"] else (a * b).sum(1, dtype=torch.float64)
 
 
 def _rounding(masked: Masked, found: Settled) -> float:
