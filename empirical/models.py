@@ -1,7 +1,8 @@
 """Any denoiser by one specification, so that every command can take any two.
 
-- a machine and its options: ``ideal``, ``equivariant_local:patch_size=5,border=circular``, also
-  ``patch_size=3+5+7`` for several sizes over equal intervals of t, and ``patches=interior``;
+- a machine and its options: ``ideal``, ``equivariant_local:patch_size=5,border=circular``, ``nearest:count=100``, also
+  ``patch_size=3+5+7`` for several sizes over equal intervals of t, and ``patch_size=whole`` where the whole image will do;
+- any of these guided from a class (``--label``): ``ideal:guidance=1.5`` (`theory.guidance`);
 - a published or calibrated schedule: ``equivariant_local:schedule=MNIST_ResNet_zeros`` or ``schedule=FILE.json``;
 - a solved score: ``runs/toy/attention/full``, the path without an extension;
 - a trained network: its directory or checkpoint, ``runs/train/toy-attention-0``;

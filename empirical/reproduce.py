@@ -1,8 +1,9 @@
-"""``python -m empirical.reproduce toy|digits``: train the networks, compute their theories, and hold one against the other.
+"""``python -m empirical.reproduce toy|digits|field``: train the networks, compute their theories, and hold one against the other.
 
 ``toy``: the five models of arXiv 2506.17324 over several seeds, against the theory of each and of every other.
 ``digits``: ResNet and UNet with zero and circular padding, against calibrated ELS, LS and IS, as in table 2
 of arXiv 2412.20292.
+``field``: every analytic denoiser against ResNet, UNet and attention on three data sets: agreement, seconds and memory.
 
 Everything lands in one directory: ``train/`` with the checkpoints, ``theory/`` with the solutions,
 ``samples.safetensors`` with the first samples of every model, all from the same noise, and ``report.json``.
@@ -17,6 +18,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from empirical.study.digits import DIGITS, digits, digits_tables
+from empirical.study.field import FIELD, field, field_tables
 from empirical.study.job import FORMAT, SAMPLES, Job, Scale
 from empirical.study.tables import toy_tables
 from empirical.study.toy import TOY, toy
@@ -27,7 +29,11 @@ from theory.errors import InputError, choices
 from theory.lock import writing
 from theory.results import prepare_file, read_json, write_json
 
-STUDIES = {"toy": (toy, toy_tables, "toy", TOY), "digits": (digits, digits_tables, "digits", DIGITS)}
+STUDIES = {
+    "toy": (toy, toy_tables, "toy", TOY),
+    "digits": (digits, digits_tables, "digits", DIGITS),
+    "field": (field, field_tables, "", FIELD),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,10 +93,10 @@ def _run(a: argparse.Namespace, out: Path) -> int:
     for name in chosen:
         if name not in models:
             raise InputError(f"--models {name}", choices(models), "choose some of these")
-    if a.study == "digits" and a.seeds is not None:
-        raise InputError(f"--seeds {a.seeds} with digits", "no --seeds: one network of each kind is trained", "leave it out")
-    if a.study == "digits" and a.solved is not None:
-        raise InputError(f"--solved {a.solved} with digits", "no --solved: no theory of attention is needed", "leave it out")
+    if a.study != "toy" and a.seeds is not None:
+        raise InputError(f"--seeds {a.seeds} with {a.study}", "no --seeds: one network of each kind is trained", "leave it out")
+    if a.study != "toy" and a.solved is not None:
+        raise InputError(f"--solved {a.solved} with {a.study}", "no --solved: no theory of attention is needed", "leave it out")
     if a.batch < 1:
         raise InputError(f"--batch {a.batch}", "at least 1", "correct the option")
     keep_freed_memory()

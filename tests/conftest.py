@@ -16,6 +16,7 @@ for module in (
     "exponential",
     "lanes",
     "listed.thin",
+    "masked.kernel",
     "windows.boxes",
     "windows.kernel",
     "pruned.grow",

@@ -70,12 +70,13 @@ def test_the_device_refuses_what_cuda_refuses(device):
 @pytest.mark.parametrize("border", ["zeros", "circular"])
 @pytest.mark.parametrize("name", MACHINES)
 def test_machines(name, border, device, strip):
-    options = {"patch_size": 3, "border": border} if MACHINES[name].per_pixel else {}
+    options = {key: value for key, value in (("patch_size", 3), ("border", border)) if key in MACHINES[name].settings}
     machine = MACHINES[name](strip, **options)
     x_t = noisy_images(strip, machine.schedule, 0.5, 3, 0).x_t.float()
     expected, found = machine(x_t, 0.5), machine(x_t.to(device), 0.5)
     assert_close(here(found.mean), expected.mean, rtol=ROUNDING, atol=ROUNDING)
-    assert_close(here(found.log_evidence), expected.log_evidence, rtol=ROUNDING, atol=1e-4)
+    if expected.log_evidence is not None:
+        assert_close(here(found.log_evidence), expected.log_evidence, rtol=ROUNDING, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["identity", "full"])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tests.helpers import assert_close
 from theory import solve
 from theory.command import measure
+from theory.command.options import Config
 from theory.data import load
 from theory.errors import InputError
 from theory.machines import MACHINES, EquivariantLocal
@@ -22,7 +23,8 @@ from theory.noise import CosineSchedule
 from theory.sampling import DDIM, initial_noise
 
 SMALL = ["--levels", "2", "--draws", "20", "--samples", "12", "--steps", "5", "--families"]  # none: they have tests of their own
-ALL = ["--machines", "all", *SMALL]
+NAMES = ["ideal", "equivariant", "local", "equivariant_local", "gaussian"]
+ALL = ["--machines", *NAMES, *SMALL]
 
 
 def run(*arguments) -> int:
@@ -48,7 +50,7 @@ def test_report_says_everything_that_determines_the_numbers(toy):
     assert report["config"]["dataset"] == "toy" and report["config"]["seed"] == 0
     assert report["versions"]["torch"] == torch.__version__
     assert report["data"]["fingerprint"] == data.fingerprint
-    assert set(report["machines"]) == set(report["samples"]) == set(MACHINES)
+    assert set(report["machines"]) == set(report["samples"]) == set(NAMES)
     for level in report["levels"]:
         alpha, sigma = CosineSchedule()(level["t"])
         assert_close([level["alpha"], level["sigma"]], [alpha, sigma], rtol=1e-12)
@@ -56,6 +58,13 @@ def test_report_says_everything_that_determines_the_numbers(toy):
         assert all(len(machine[k]) == 2 for k in ("loss", "loss_stderr", "excess", "excess_stderr"))
     assert report["machines"]["ideal"]["excess"] == [0, 0]
     assert report["samples"]["ideal"]["consistency"] == 1 and report["baseline"] == 5056 / 65536
+
+
+def test_all_machines(tmp_path):
+    assert run("--dataset", "photos:count=6,size=6", "--machines", "all", *SMALL, "--out", tmp_path / "all") == 0
+    report = json.loads((tmp_path / "all" / "report.json").read_text())
+    assert set(report["machines"]) == set(report["samples"]) == set(MACHINES)
+    assert Config.machines == ("ideal", "local", "equivariant_local")  # what runs when none is named
 
 
 def test_samples_are_those_of_the_python_interface(toy):
@@ -78,7 +87,7 @@ def test_same_seed_same_bytes(toy, tmp_path):
 
 
 def test_interrupted_run_resumes_to_the_same_result(toy, tmp_path, monkeypatch, capsys):
-    """Stopped after two machines; resuming computes only the other two and ends with the same samples."""
+    """Stopped after two machines; resuming computes only the others and ends with the same samples."""
     out, measured = tmp_path / "run", []
     losses = measure._losses
 
@@ -93,7 +102,7 @@ def test_interrupted_run_resumes_to_the_same_result(toy, tmp_path, monkeypatch, 
     assert "--resume" in capsys.readouterr().err
     assert not (out / "report.json").exists()
     assert run("--dataset", "toy", *ALL, "--out", out, "--resume") == 0
-    assert measured == ["ideal", "equivariant", "local", "local", "equivariant_local"]
+    assert measured == [*NAMES[:3], *NAMES[2:]]
     ours, theirs = (load_file(p / "samples.safetensors") for p in (out, toy))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert sorted(p.name for p in out.iterdir()) == ["report.json", "samples.safetensors", "summary.png"]

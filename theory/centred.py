@@ -11,7 +11,7 @@ PIECE = 2**18  # numbers centred at a time, in float64
 
 @dataclass(frozen=True)
 class Centred:
-    """Stands where a tensor of centred training images stands, and gives slices of it.
+    """Stands where a tensor of centred training images stands, and gives slices and rows of it.
 
     Attributes:
         stored: The images ``(N, C, H, W)``, mapped into memory.
@@ -36,7 +36,7 @@ class Centred:
     def __len__(self) -> int:
         return len(self.stored)
 
-    def __getitem__(self, index: slice) -> Tensor:
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
         return centred(self.stored[index], self.centre, self.dtype, self.device)
 
 

@@ -26,8 +26,8 @@ class Posterior(NamedTuple):
     Attributes:
         mean: ``E[x_0 | what the model may see]``, with shape ``(B, C, H, W)``.
         log_evidence: Log density of what each posterior has seen, with shape ``(B,)`` where one
-            posterior serves the whole image, ``(B, H, W)`` where each pixel has its own, or None
-            for models without one (networks).
+            posterior serves the whole image, ``(B, H, W)`` where each pixel has its own, ``(B, C, H, W)``
+            where each number has, or None for models without one (networks).
         ess: Effective sample size ``(sum w)^2 / sum w^2``: how many training candidates share the
             posterior. Shape of ``log_evidence``, or None.
         skipped: Certified bound on the posterior weight of the candidates that were left out (``rtol=``): the mean is off by at most

@@ -1,7 +1,8 @@
 """Denoisers of the theory by one specification, as commands take them.
 
-- a machine and its options: ``ideal``, ``equivariant_local:patch_size=5,border=circular``, also
-  ``patch_size=3+5+7`` for several sizes over equal intervals of t, and ``patches=interior``;
+- a machine and its options: ``ideal``, ``equivariant_local:patch_size=5,border=circular``, ``nearest:count=100``, also
+  ``patch_size=3+5+7`` for several sizes over equal intervals of t, and ``patch_size=whole`` where the whole image will do;
+- any of these guided from a class (``--label``): ``ideal:guidance=1.5`` (`theory.guidance`);
 - a published or calibrated schedule: ``equivariant_local:schedule=MNIST_ResNet_zeros`` or ``schedule=FILE.json``;
 - a solved score: ``runs/toy/attention/full``, the path without an extension.
 """
@@ -12,10 +13,20 @@ from theory.calibrated import patch_schedule
 from theory.data.imageset import ImageSet
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
+from theory.guidance import guided
 from theory.machines import MACHINES, AnalyticDenoiser, EquivariantLocal
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import PatchSchedule
 from theory.stationarity import SolvedScore
+
+WHOLE = "whole"
+CONVERTERS = {  # of options that are no text
+    "patch_size": lambda text: None if text == WHOLE else PatchSchedule.of([_size(v) for v in text.split("+")]),
+    **dict.fromkeys(("count", "rank", "seed", "copies"), int),
+    **dict.fromkeys(("smoothing", "threshold", "share", "guidance"), float),
+    "components": lambda text: int(text) if text.lstrip("+-").isdigit() else text,
+    "equivariant": {"true": True, "false": False}.__getitem__,
+}
 
 
 def is_machine(spec: str) -> bool:
@@ -49,29 +60,27 @@ def open_theory(spec: str, data: ImageSet, noise: Schedule | None = None) -> Den
     )
 
 
-def machine(spec: str, data: ImageSet, noise: Schedule | None = None) -> AnalyticDenoiser:
+def machine(spec: str, data: ImageSet, noise: Schedule | None = None) -> Denoiser:
     """The machine of a specification that names one.
 
     Raises:
         InputError: If it does not take an option, or not that value.
     """
     name, _, given = spec.partition(":")
+    known = MACHINES[name].settings
+    local = {"schedule"} if "patch_size" in known else set()
     options: dict = {}
     for item in filter(None, given.split(",")):
-        key, _, value = item.partition("=")
-        if key == "schedule":
-            options["patch_size"] = patch_schedule(value)
-        elif key == "patch_size":
-            options["patch_size"] = PatchSchedule.of([_size(v) for v in value.split("+")])
-        elif key in ("border", "patches"):
-            options[key] = value
-        else:
-            raise InputError(f"option {item!r} of {name}", "patch_size=, schedule=, border= or patches=", "correct the specification")
-    if MACHINES[name].per_pixel:
+        key, equals, value = item.partition("=")
+        if not equals or key not in {*known, *local, "guidance"}:
+            expected = choices([f"{k}=" for k in (*known, *local, "guidance")])
+            raise InputError(f"option {item!r} of {name}", expected, "correct the specification")
+        options["patch_size" if key == "schedule" else key] = patch_schedule(value) if key == "schedule" else _converted(key, value, name)
+    if "patch_size" in known:
         options.setdefault("patch_size", data.patch_size)
-    elif options:
-        raise InputError(f"options {given!r} of {name}", "none", "leave them out")
-    return MACHINES[name](data, noise or CosineSchedule(), **options)
+    scale = options.pop("guidance", None)
+    made = MACHINES[name](data, noise or CosineSchedule(), **options)
+    return made if scale is None else guided(made, scale)
 
 
 def patch_machine(model: Denoiser, data: ImageSet) -> AnalyticDenoiser:
@@ -88,9 +97,19 @@ def patch_machine(model: Denoiser, data: ImageSet) -> AnalyticDenoiser:
     raise InputError(f"a model of type {type(model).__name__}", "a machine or a solved score", "networks have no weights of patches")
 
 
+def _converted(key: str, text: str, name: str):
+    """The value of an option."""
+    try:
+        return CONVERTERS.get(key, str)(text)
+    except InputError:
+        raise
+    except (ValueError, KeyError):
+        raise InputError(f"{key}={text} of {name}", "a number" if key != "equivariant" else "true or false", "correct it") from None
+
+
 def _size(text: str) -> int | tuple[int, int]:
     try:
         numbers = tuple(int(n) for n in text.split("x"))
     except ValueError:
-        raise InputError(f"patch_size {text!r}", "sizes such as 5, 3x1 or 3+5+7", "correct the specification") from None
+        raise InputError(f"patch_size {text!r}", "sizes such as 5, 3x1 or 3+5+7, or whole", "correct the specification") from None
     return numbers[0] if len(numbers) == 1 else numbers

@@ -19,6 +19,8 @@ def measured(
     name: str, denoiser: Denoiser, task: Task, results: ResultDirectory | None, progress: Progress
 ) -> tuple[dict, dict[str, Tensor]] | None:
     """Losses and samples of one denoiser, computed or taken from an interrupted run; None for a process that does not write."""
+    if results is None and not task.shared(denoiser):
+        return None
     saved = results.part(name) if results else None
     missing = saved is None
     if task.shared(denoiser):

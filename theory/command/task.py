@@ -10,7 +10,7 @@ from theory.commandline import find_device, several
 from theory.data import ImageSet, load
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
-from theory.machines import MACHINES, AnalyticDenoiser
+from theory.machines import MACHINES, AnalyticDenoiser, ClosedForm
 from theory.noise import Schedule, schedule
 from theory.sampling import sampler
 from theory.stationarity import DEFAULT, FAMILIES, Options, Plan, SolvedScore
@@ -29,7 +29,7 @@ class Task:
     data: ImageSet
     schedule: Schedule
     times: list[float]
-    machines: dict[str, AnalyticDenoiser]
+    machines: dict[str, ClosedForm]
     plan: Plan | None
     solved: dict[str, SolvedScore]
     reference: dict[str, SolvedScore]
@@ -43,7 +43,7 @@ class Task:
         return self.config.samples or (2000 if self.data.rule else 100)
 
     def shared(self, denoiser: Denoiser) -> bool:
-        """Whether all processes compute it together: solutions are the first one's alone."""
+        """Whether all processes compute it together: what sums no candidates is the first one's alone."""
         return self.distributed and isinstance(denoiser, AnalyticDenoiser)
 
 
@@ -66,9 +66,13 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     patch_size = None if config.patch_size is None else parse_patch_size(config.patch_size)
     data = load(config.dataset).select(config.label)
     distributed = several()
-    options = {"schedule": noise, "memory": memory << 20, "rtol": config.rtol, "distributed": distributed}
     local = {"patch_size": patch_size or data.patch_size, "border": config.border}
-    machines = {name: MACHINES[name](data, **options, **(local if MACHINES[name].per_pixel else {})) for name in names}
+    summing = {"rtol": config.rtol, "distributed": distributed}
+    machines = {}
+    for name in names:
+        chosen = {key: value for key, value in local.items() if key in MACHINES[name].settings}
+        chosen |= summing if issubclass(MACHINES[name], AnalyticDenoiser) else {}
+        machines[name] = MACHINES[name](data, noise, memory=memory << 20, **chosen)
     times = [(i + 0.5) / config.levels for i in range(config.levels)]
     dtype = getattr(torch, config.dtype)
     families = _families(config.families, data)

@@ -2,7 +2,8 @@
 
 A specification is a source's name, then after a colon its parameters, as ``key=value`` separated
 by commas; sources that read from disk take the path first, as in ``folder:pictures,size=32``.
-Parameters may also be given as keywords. Every source returns the same `ImageSet`.
+Parameters may also be given as keywords. Every source returns the same `ImageSet`. ``augment=flip`` (or ``flips``, ``rotations``,
+``d4``) goes with any of them: every image in every position (`theory.data.augment`).
 
 A new source is one file with a function that returns an `ImageSet`, and one entry in `SOURCES`.
 """
@@ -11,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable
 
+from theory.data.augment import augmented
 from theory.data.cifar10 import cifar10
 from theory.data.digits import digits
 from theory.data.folder import folder
@@ -48,13 +50,15 @@ def load(spec: str, **parameters) -> ImageSet:
     source = SOURCES[name]
     known = inspect.signature(source).parameters
     given = {**_parse(rest, known, spec), **parameters}
+    augment = given.pop("augment", None)
     for key, value in given.items():
         if key not in known:
             raise InputError(f"parameter {key!r} of data set {name!r}", _described(known), "correct or leave it out")
         _require_type(key, value, known[key])
     if "path" in known and not given.get("path"):
         raise InputError(f"data set {spec!r}", f"a path, as in {name}:PATH", "add the path after a colon")
-    return source(**given)
+    data = source(**given)
+    return data if augment is None else augmented(data, augment)
 
 
 def _require_type(key: str, value, parameter: inspect.Parameter) -> None:
@@ -91,4 +95,4 @@ def _typed(value: str, annotation: str):
     return value
 
 
-__all__ = ["SOURCES", "ImageSet", "Rule", "Toy", "load", "toy"]
+__all__ = ["SOURCES", "ImageSet", "Rule", "Toy", "augmented", "load", "toy"]

@@ -5,26 +5,23 @@ A machine states what meets what (`theory.meetings`); an engine sums it (`theory
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from theory.data.imageset import ImageSet
-from theory.denoiser import Denoiser, Posterior, require_noise
+from theory.denoiser import Posterior
 from theory.engines import Case, Engine, Pruned, State, Training, check_engine, choose, like
 from theory.machines import checks
+from theory.machines.closed import MEMORY, ClosedForm, by_kind
 from theory.meetings import Meetings
-from theory.noise import CosineSchedule, Schedule
+from theory.noise import Schedule
 from theory.patches import Size
 from theory.types import BatchLabels, Coefficients, Images, Times
 
-MEMORY = 2**29  # bytes
-Kind = tuple[int | None, Size]  # class and patch size, which decide what meets
 
-
-class AnalyticDenoiser(Denoiser):
-    """Base class of the closed-form machines.
+class AnalyticDenoiser(ClosedForm):
+    """Base class of the machines that sum candidates.
 
     Args:
         data: The training set.
@@ -43,9 +40,6 @@ class AnalyticDenoiser(Denoiser):
     Computation follows ``x_t``: its device, and float32 or float64.
     """
 
-    name: str
-    per_pixel: bool  # whether each pixel has a posterior of its own
-
     def __init__(
         self,
         data: ImageSet,
@@ -56,9 +50,7 @@ class AnalyticDenoiser(Denoiser):
         rtol: float = 0.0,
         distributed: bool = False,
     ) -> None:
-        self.data = data
-        self.schedule = schedule or CosineSchedule()
-        self.memory = checks.memory(memory)
+        super().__init__(data, schedule, memory=memory)
         self.engine = check_engine(engine)
         self.rtol = checks.rtol(rtol, engine, data)
         self.distributed = checks.distributed(distributed, engine)
@@ -77,19 +69,11 @@ class AnalyticDenoiser(Denoiser):
         """Height and width of what a pixel sees at time ``t``; the whole image unless overridden."""
         return self.data.images.shape[-2], self.data.images.shape[-1]
 
-    def __call__(self, x_t: Images, t: Times, label: BatchLabels | None = None) -> Posterior:
-        """The exact posterior under this machine's constraint.
+    def kind(self, label: int | None, t: float) -> tuple[int | None, Size]:
+        return label, self.patch_size(t)
 
-        Args:
-            x_t: Noisy images with shape ``(B, C, H, W)``, float32 or float64.
-            t: Time in (0, 1], with shape ``()`` or ``(B,)``.
-            label: Restrict the training set to a class, with shape ``()`` or ``(B,)``.
-
-        Raises:
-            InputError: If shapes, times or labels do not fit, or ``sigma_t`` is 0.
-        """
-        alpha, sigma, kinds = self._asked(x_t, t, label)
-        return _by_kind(kinds, lambda kind, *some: self._posterior(self.case(*kind, x_t), *some), x_t, alpha, sigma)
+    def _of_kind(self, kind: tuple[int | None, Size], x_t: Images, alpha: Coefficients, sigma: Coefficients) -> Posterior:
+        return self._posterior(self.case(*kind, x_t), x_t, alpha, sigma)
 
     def plan(self, x_t: Images, t: Times, label: BatchLabels | None = None) -> str:
         """Which engine a call would take for each class and patch size, what it costs, and why not another; arguments of a call."""
@@ -107,21 +91,10 @@ class AnalyticDenoiser(Denoiser):
         return Case(self.training.kept(("meetings", size), lambda: self.meetings(size)), self.training, label, like(x_t))
 
     def check(self, x_t: Images) -> None:
-        """Refuse noisy images of another shape or dtype than can be compared with the training images.
-
-        Raises:
-            InputError: If they don't fit, or want a gradient that the engine does not give.
-        """
-        checks.noisy_images(x_t, self.data, self.engine)
-
-    def _asked(self, x_t: Images, t: Times, label: BatchLabels | None) -> tuple[Coefficients, Coefficients, list[Kind]]:
-        """What was asked for, checked: alpha, sigma, and the kind of each image."""
-        self.check(x_t)
-        t = checks.times(t, x_t.device)
-        alpha, sigma = self.schedule(t)
-        require_noise(sigma)
-        times, alpha, sigma = (checks.per_image(c, len(x_t), "time t") for c in (t, alpha, sigma))
-        return alpha, sigma, list(zip(checks.classes(label, len(x_t)), map(self.patch_size, times.tolist()), strict=True))
+        checks.noisy_images(x_t, self.data)
+        if self.engine != "dense":
+            expected = "engine='dense', through which gradients run"
+            checks.no_gradient(x_t, f"engine={self.engine!r}", expected, "make the machine with engine='dense', or pass x_t.detach()")
 
     def _posterior(self, case: Case, x_t: Images, alpha: Coefficients, sigma: Coefficients) -> Posterior:
         """Of one kind: without candidates that may be left out, for the images for which that pays, and exactly otherwise."""
@@ -134,7 +107,7 @@ class AnalyticDenoiser(Denoiser):
             engine = pruned if kind[0] else exact.engine
             return self._told(case, engine, engine.sum(case, *some), some[0], some[2])
 
-        return _by_kind([(p,) for p in pays.tolist()], summed, x_t, alpha, sigma)
+        return by_kind([(p,) for p in pays.tolist()], summed, x_t, alpha, sigma)
 
     def _told(self, case: Case, engine: Engine, state: State, x_t: Images, sigma: Coefficients) -> Posterior:
         """The posterior from the state of all queries."""
@@ -146,15 +119,3 @@ class AnalyticDenoiser(Denoiser):
         log_evidence = log_sum - torch.log(partners) - x_t.shape[1] * area * torch.log(sigma * math.sqrt(2 * math.pi)).reshape(-1, 1, 1)
         where = (slice(None),) if self.per_pixel else (slice(None), 0, 0)
         return Posterior((values + centre).to(x_t), *(v[where].to(x_t) for v in (log_evidence, ess, skipped)))
-
-
-def _by_kind(kinds: list[tuple], solve: Callable[..., Posterior], *args: Tensor) -> Posterior:
-    """``solve`` called once for all images of a kind, and its answers in the order of the images."""
-    rows: dict[tuple, list[int]] = {}
-    for i, kind in enumerate(kinds):
-        rows.setdefault(kind, []).append(i)
-    if len(rows) == 1:
-        return solve(kinds[0], *args)
-    parts = [solve(kind, *(x[some] for x in args)) for kind, some in rows.items()]
-    order = torch.tensor([i for some in rows.values() for i in some], device=args[0].device).argsort()
-    return Posterior(*(torch.cat(field)[order] for field in zip(*parts, strict=True)))

@@ -1,13 +1,14 @@
 """What machines refuse: arguments, noisy images, times and labels."""
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 from theory.data.imageset import ImageSet
 from theory.errors import InputError
+from theory.patches import Size
 from theory.types import BatchLabels, Images, Times
 
 MINIMUM = 2**24  # bytes
@@ -44,7 +45,7 @@ def distributed(given: bool, engine: str) -> bool:
     return given
 
 
-def noisy_images(x_t: Images, data: ImageSet, engine: str) -> None:
+def noisy_images(x_t: Images, data: ImageSet) -> None:
     """Noisy images that can be compared with the training images."""
     if not isinstance(x_t, Tensor):
         raise InputError(f"noisy images of type {type(x_t).__name__}", "a torch.Tensor", "convert them with torch.as_tensor")
@@ -56,16 +57,16 @@ def noisy_images(x_t: Images, data: ImageSet, engine: str) -> None:
         )
     if len(x_t) == 0:
         raise InputError("an empty batch of noisy images", "at least one image", "leave out the call")
-    if x_t.requires_grad and torch.is_grad_enabled() and engine != "dense":
-        raise InputError(
-            f"noisy images that require a gradient with engine={engine!r}",
-            "engine='dense', through which gradients run",
-            "make the machine with engine='dense', or pass x_t.detach()",
-        )
     if x_t.dtype not in (torch.float32, torch.float64):
         raise InputError(f"noisy images of dtype {x_t.dtype}", "float32 or float64", "convert them with .float()")
     if not x_t.isfinite().all():
         raise InputError("noisy images with NaN or infinite pixels", "finite pixels", "check what produced them")
+
+
+def no_gradient(x_t: Images, what: str, expected: str, remedy: str) -> None:
+    """Noisy images that want no gradient, where there is none."""
+    if x_t.requires_grad and torch.is_grad_enabled():
+        raise InputError(f"noisy images that require a gradient with {what}", expected, remedy)
 
 
 def times(given: Times, device: torch.device) -> Tensor:
@@ -98,3 +99,37 @@ def per_image(value: Tensor, batch: int, what: str) -> Tensor:
             f"{what} of shape {tuple(value.shape)} for {batch} images", f"shape () or ({batch},)", "pass one for all or one each"
         )
     return value
+
+
+def whole(given: int, name: str, least: int) -> int:
+    """A whole number that is large enough."""
+    if isinstance(given, bool) or not isinstance(given, Integral) or given < least:
+        raise InputError(f"{name}={given!r}", f"a whole number, at least {least}", "correct it")
+    return int(given)
+
+
+def finite(given: float, name: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """A finite number within bounds."""
+    if isinstance(given, bool) or not isinstance(given, Real) or not math.isfinite(given) or not least <= given <= most:
+        bounds = (
+            "" if (least, most) == (-math.inf, math.inf) else f", {least:g} or more" if most == math.inf else f" from {least:g} to {most:g}"
+        )
+        raise InputError(f"{name}={given!r}", f"a finite number{bounds}", "correct it")
+    return float(given)
+
+
+def truth(given: bool, name: str) -> bool:
+    """True or false."""
+    if not isinstance(given, bool):
+        raise InputError(f"{name}={given!r}", "True or False", "choose one")
+    return given
+
+
+def heatmap(given: Tensor, shape: Size) -> Tensor:
+    """Sensitivities of every pixel to every pixel."""
+    expected = (*shape, *shape)
+    good = isinstance(given, Tensor) and given.shape == expected and bool((given >= 0).all() and given.isfinite().all())
+    if not good or not bool((given.sum((2, 3)) > 0).all()):
+        what = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"of type {type(given).__name__}"
+        raise InputError(f"a heatmap {what}", f"{expected}, finite, none negative and some positive for every pixel", "correct heatmap=")
+    return given

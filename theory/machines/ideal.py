@@ -18,7 +18,6 @@ class Ideal(AnalyticDenoiser):
     """The ideal denoiser. Arguments of `AnalyticDenoiser`."""
 
     name = "ideal"
-    per_pixel = False
 
     def meetings(self, size: Size) -> Meetings:
         return meetings.images(size)

@@ -28,6 +28,7 @@ class PatchDenoiser(AnalyticDenoiser):
         InputError: If the patch size or the border is not one of these.
     """
 
+    settings = ("patch_size", "border")
     per_pixel = True
 
     def __init__(
