@@ -264,3 +264,12 @@ def test_models_by_default(session):
     shown = open_models(specs, session.data, torch.device("cpu"))
     assert [m.kind for m in shown] == ["machine", "machine", "solved", "network"]
     assert shown[3].machine is shown[1].machine and not shown[3].own and shown[1].own
+
+
+def test_machines_without_weights_of_patches_are_shown_with_those_of_els():
+    """A Gaussian weighs no patches, and a smoothed score those of many noisy images."""
+    data = load("toy:layout=strip")
+    shown = open_models(["equivariant_local", "gaussian", "smoothed"], data, torch.device("cpu"))
+    assert [m.kind for m in shown] == ["machine"] * 3 and [m.own for m in shown] == [True, False, False]
+    assert all(m.machine is shown[0].denoiser for m in shown)
+    assert shown[1].title == "gaussian"

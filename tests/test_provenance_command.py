@@ -73,8 +73,10 @@ def test_a_solved_score_tells_what_it_attends_to(capsys):
         (["ideal", "--pixel", "1,1", "--top", "0"], "--top 0"),
         (["ideal", "--pixel", "1,1", "--sample", "-1"], "--sample -1"),
         (["ideal", "--pixel", "1,1", "--steps", "0"], "at least 1"),
-        (["ideal:patch_size=3", "--pixel", "1,1"], "options 'patch_size=3' of ideal"),
+        (["ideal:patch_size=3", "--pixel", "1,1"], "option 'patch_size=3' of ideal"),
         (["nothing", "--pixel", "1,1"], "model 'nothing'"),
+        (["gaussian", "--pixel", "1,1"], "a weighted mean of training patches"),
+        (["smoothed", "--pixel", "1,1"], "a weighted mean of training patches"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(options, words, capsys):

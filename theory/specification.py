@@ -14,7 +14,7 @@ from theory.data.imageset import ImageSet
 from theory.denoiser import Denoiser
 from theory.errors import InputError, choices
 from theory.guidance import guided
-from theory.machines import MACHINES, AnalyticDenoiser, EquivariantLocal
+from theory.machines import MACHINES, AnalyticDenoiser, EquivariantLocal, Smoothed
 from theory.noise import CosineSchedule, Schedule
 from theory.patches import PatchSchedule
 from theory.stationarity import SolvedScore
@@ -90,11 +90,17 @@ def patch_machine(model: Denoiser, data: ImageSet) -> AnalyticDenoiser:
     Raises:
         InputError: If the model is neither.
     """
-    if isinstance(model, AnalyticDenoiser):
-        return model
+    if not has_patches(model):
+        expected = "a machine that is a weighted mean of training patches, or a solved score"
+        raise InputError(f"a model of type {type(model).__name__}", expected, "choose ideal, equivariant, local or equivariant_local")
     if isinstance(model, SolvedScore):
         return EquivariantLocal(data, model.schedule, patch_size=model.setting.patch_size, border=model.setting.border)
-    raise InputError(f"a model of type {type(model).__name__}", "a machine or a solved score", "networks have no weights of patches")
+    return model
+
+
+def has_patches(model: Denoiser) -> bool:
+    """Whether there are weights of training patches to tell of a model: networks, Gaussians and means over noisy copies have none."""
+    return isinstance(model, AnalyticDenoiser | SolvedScore) and not isinstance(model, Smoothed)
 
 
 def _converted(key: str, text: str, name: str):

@@ -12,7 +12,8 @@ from theory.data import ImageSet
 from theory.denoiser import Denoiser
 from theory.errors import InputError
 from theory.machines import AnalyticDenoiser, EquivariantLocal
-from theory.specification import patch_machine
+from theory.specification import has_patches, is_machine, patch_machine
+from theory.stationarity import SolvedScore
 
 TOY = "toy:layout=grid"
 LONG = {"equivariant_local": "els", "local": "ls"}  # names of machines as `figures.style.TITLE` has them
@@ -42,7 +43,7 @@ class Shown:
     @property
     def kind(self) -> str:
         """``machine``, ``solved`` or ``network``."""
-        return "network" if is_network(self.denoiser) else "machine" if self.own else "solved"
+        return "network" if is_network(self.denoiser) else "solved" if isinstance(self.denoiser, SolvedScore) else "machine"
 
     @property
     def title(self) -> str:
@@ -80,11 +81,9 @@ def open_models(specs: list[str], data: ImageSet, device: torch.device) -> list[
         raise InputError(f"--models {' '.join(specs)}", "two or more models", "name another one to compare with")
     names = titles(specs)
     opened = [open_model(spec, data, device=device) for spec in specs]
-    fixed = [m.schedule for m in opened if not isinstance(m, AnalyticDenoiser)]
+    fixed = [m.schedule for s, m in zip(specs, opened, strict=True) if not is_machine(s)]
     if fixed:
-        opened = [
-            open_model(s, data, fixed[0], device) if isinstance(m, AnalyticDenoiser) else m for s, m in zip(specs, opened, strict=True)
-        ]
+        opened = [open_model(s, data, fixed[0], device) if is_machine(s) else m for s, m in zip(specs, opened, strict=True)]
     for name, model in zip(names, opened, strict=True):
         if model.schedule.name != opened[0].schedule.name:
             raise InputError(
@@ -95,6 +94,6 @@ def open_models(specs: list[str], data: ImageSet, device: torch.device) -> list[
     local = next((m for m in opened if isinstance(m, EquivariantLocal)), None)
     local = local or EquivariantLocal(data, opened[0].schedule, patch_size=data.patch_size)
     return [
-        Shown(name, spec, model, local if is_network(model) else patch_machine(model, data))
+        Shown(name, spec, model, patch_machine(model, data) if has_patches(model) else local)
         for name, spec, model in zip(names, specs, opened, strict=True)
     ]

@@ -39,10 +39,10 @@ export function table(content) {
   ];
 }
 
-/** Where one pixel's numbers can be had as text; networks have none. */
+/** Where one pixel's numbers can be had as text, for models that have some. */
 export function pixelCommand(content, state) {
   const model = content.models[state.model];
-  if (model.kind === "network" || state.own) return "";
+  if (!(model.own || model.kind === "solved") || state.own) return "";
   const quote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
   const t = Number(state.t.toFixed(6));
   const asked = `--seed ${content.seed} --sample ${state.sample} --steps ${content.steps} --t ${t} --pixel ${state.pixel.join(",")}`;

@@ -70,8 +70,9 @@ function whose(model) {
   if (model.kind === "solved") {
     return "This score has no weights of its own: what it knows of a patch is what the patch looks like, which are these weights (ELS).";
   }
-  if (model.kind === "network") return "A network has no weights of training patches: this is what its own noisy patch looks like to ELS.";
-  return null;
+  if (model.own) return null;
+  const who = model.kind === "network" ? "A network" : "This machine";
+  return `${who} has no weights of training patches: this is what its own noisy patch looks like to ELS.`;
 }
 
 /** The training patches of a pixel. */
