@@ -16,6 +16,9 @@
 // Sizes are macros (plan.py): REAL, CHANNELS, FIRST_VALUE, VALUES, WIDTH, TH, ROWS, KH, KW, WRAP_ROWS, WRAP_COLS, IDENTITY, SHARED_ROWS,
 // STATIC_X, PROGRAMS, Q, GROUPS, MAKERS, SUMMERS, PITCH, X_ROWS, X_PITCH, Y_ROWS, Y_PITCH, PAD, G, SLABS, SEGMENTS, FLUSH, DOWN, ALONG, WRAP_ANY.
 
+#define SLOTS (32 * MAKERS)
+#define THREADS (SLOTS + 32 * SUMMERS)
+
 #ifdef __CUDACC_RTC__
 #define INLINE __device__ __forceinline__
 INLINE float power_of_two(float v) { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r; }
@@ -26,14 +29,13 @@ INLINE void copy_async(float* to, const float* from) {
 INLINE void copy_async(double* to, const double* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }
+INLINE void barrier() { asm volatile("bar.sync 1, %0;" :: "n"(THREADS) : "memory"); }  // of all threads, wherever in the code they are
 INLINE void copy_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
 typedef long long integer;
 
-#define SLOTS (32 * MAKERS)
-#define THREADS (SLOTS + 32 * SUMMERS)
 #define POSITIONS (WRAP_ROWS ? ROWS : ROWS - KH + 1)
 #define UNITS (GROUPS * TH)
 #define REPLICAS (32 * SUMMERS / UNITS)
@@ -120,13 +122,10 @@ INLINE void load4(const double* p, double* v) {
     v[0] = f.x; v[1] = f.y; v[2] = g.x; v[3] = g.y;
 }
 
-struct Tables {
-    const int *x_rows, *y_rows, *items, *maps, *lanes, *segments, *chunks;  // tables.py
-};
-
 // Rows of images into shared memory: a warp takes a row at a time; rows below zero are zero.
-INLINE void copy_rows(REAL* to, const REAL* from, const int* rows, int count, int pitch, int pad, bool wrapped, integer height, int warp, int lane, int warps) {
-    for (int i = warp; i < CHANNELS * count; i += warps) {
+INLINE void copy_rows(REAL* to, const REAL* from, const int* rows, int count, int pitch, int pad, bool wrapped, integer height, int thread) {
+    const int lane = thread & 31;
+    for (int i = thread >> 5; i < CHANNELS * count; i += THREADS / 32) {
         int c = i / count, row = rows[i - c * count];
         const REAL* source = from + ((integer)c * height + row) * WIDTH;
         REAL* target = to + i * pitch;
@@ -221,7 +220,7 @@ INLINE void flush(Sums& s, double* to, bool fresh) {
     for (int q = 0; q < Q; q++) {
         double* p = to + q * UNITS;
         const int field = Q * UNITS;
-        double best = (double)s.best[q], shrink = fresh ? 0.0 : exp2(best - p[0]);
+        double best = (double)s.best[q], shrink = fresh ? 0.0 : (double)power_of_two((REAL)(best - p[0]));
         p[0] = best;
         p[field] = (double)s.weight[q] + (fresh ? 0.0 : shrink * p[field]);
         p[2 * field] = (double)s.square[q] + (fresh ? 0.0 : shrink * shrink * p[2 * field]);
@@ -231,80 +230,68 @@ INLINE void flush(Sums& s, double* to, bool fresh) {
     clear(s);
 }
 
-// x: (B, CHANNELS, height, WIDTH), scaled. y: (images, CHANNELS, height, WIDTH). costs: (images,), -log2 of weights. factors: (B,).
-// parts: (B * bands, gridDim.x, REPLICAS, FIELDS, Q, UNITS): best cost, sum of weights, of squares, of weighted values.
-// first: items of each band, (bands + 1,). Grid: parts, B * bands.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) sum_windows(
-    const REAL* x, const REAL* y, const REAL* costs, const REAL* factors, double* parts, const int* x_rows, const int* y_rows, const int* items,
-    const int* maps, const int* lanes, const int* segments, const int* chunks, const int* first, integer images, integer height, integer bands, integer chunk_count
-) {
-    SHARED_MEMORY(memory);
-    REAL* planes = (REAL*)memory;                          // [2][PROGRAMS][V_ROWS][PITCH]
-    REAL* xs = planes + 2 * PROGRAMS * PLANE;           // [STATIC_X ? 1 : SLABS][CHANNELS][X_ROWS][X_PITCH]
-    REAL* ys = xs + (STATIC_X ? 1 : SLABS) * X_SLAB;    // [SLABS][G][CHANNELS][Y_ROWS][Y_PITCH]
-    REAL* offsets = ys + SLABS * Y_SLAB;                // [SLABS][G]
-    int* mapped = (int*)(offsets + SLABS * G);       // [SLABS][MAPS]
-    int* pieces = mapped + SLABS * MAPS;             // [SEGMENTS][8]
+// What a block works on: arguments of the kernel, and its shared memory.
+struct Work {
+    const REAL *image, *y, *costs;
+    const int *x_rows, *y_rows, *items, *maps, *lanes, *chunks;
+    integer images, height;
+    int begin, count, chunked, mine;  // items of the band, stages of each, groups of images
+    REAL factor;
+    REAL* planes;    // [2][PROGRAMS][V_ROWS][PITCH]
+    REAL* xs;        // [STATIC_X ? 1 : SLABS][CHANNELS][X_ROWS][X_PITCH]
+    REAL* ys;        // [SLABS][G][CHANNELS][Y_ROWS][Y_PITCH]
+    REAL* offsets;   // [SLABS][G]
+    int* mapped;     // [SLABS][MAPS]
+    int* pieces;     // [SEGMENTS][8]
 
-    const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, warps = THREADS / 32;
-    const int noisy = blockIdx.y / (int)bands, band = blockIdx.y - noisy * (int)bands;
-    const int begin = first[band], count = first[band + 1] - begin, chunked = (int)chunk_count;
-    const integer groups = (images + G - 1) / G;
-    const int mine = groups > blockIdx.x ? (int)((groups - blockIdx.x + gridDim.x - 1) / gridDim.x) : 0;
-    const REAL* image = x + (integer)noisy * CHANNELS * height * WIDTH;
-    const REAL factor = factors[noisy];
-
-    auto load = [&](int slab) {  // of training images, and what goes with it
+    // Training images, and what goes with them, into one of the places for it.
+    INLINE void load(int slab, int thread) const {
         const int group = SHARED_ROWS ? slab : slab / count, item = begin + (SHARED_ROWS ? 0 : slab - group * count), buffer = slab % SLABS;
         const integer start = ((integer)blockIdx.x + (integer)group * gridDim.x) * G;
         for (int g = 0; g < G; g++) {
             const integer n = start + g < images ? start + g : images - 1;
             copy_rows(ys + buffer * Y_SLAB + g * Y_IMAGE, y + n * CHANNELS * height * WIDTH, y_rows + items[4 * item] * Y_ROWS, Y_ROWS, Y_PITCH,
-                      PAD, WRAP_ANY, height, warp, lane, warps);
+                      PAD, WRAP_ANY, height, thread);
             if (thread == 0) offsets[buffer * G + g] = start + g < images ? costs[start + g] : ABSENT;
         }
-        if (!STATIC_X) copy_rows(xs + buffer * X_SLAB, image, x_rows + items[4 * item + 2] * X_ROWS, X_ROWS, X_PITCH, 0, false, height, warp, lane, warps);
+        if (!STATIC_X) copy_rows(xs + buffer * X_SLAB, image, x_rows + items[4 * item + 2] * X_ROWS, X_ROWS, X_PITCH, 0, false, height, thread);
         for (int i = thread; i < MAPS; i += THREADS) mapped[buffer * MAPS + i] = maps[item * MAPS + i];
-    };
+    }
+};
 
-    const bool maker = thread < SLOTS;
-    const int unit = maker ? 0 : (thread - SLOTS) % UNITS, replica = maker ? REPLICAS : (thread - SLOTS) / UNITS;
-    const int row = unit % TH, column = unit / TH * Q;
+// All stages of a block, by the threads that make planes or by those that sum them.
+template <bool MAKER> INLINE void stages(const Work& work, int thread, double* to) {
+    const int own = thread - SLOTS, unit = own % UNITS, replica = own / UNITS, row = unit % TH, column = unit / TH * Q;
     int ahead[QUADS];
-    #pragma unroll
-    for (int i = 0; i < QUADS; i++) ahead[i] = WRAP_COLS ? (column + 4 * i) % WIDTH : column + 4 * i;
-    double* mine_to = parts + ((((integer)blockIdx.y * gridDim.x + blockIdx.x) * REPLICAS + replica) * FIELDS) * (Q * UNITS) + unit;
     Sums s;
-    #pragma unroll
-    for (int q = 0; q < Q; q++) s.best[q] = EMPTY;
-    clear(s);
-    bool fresh = true;
-
-    for (int i = thread; i < 8 * SEGMENTS; i += THREADS) pieces[i] = segments[i];
-    if (STATIC_X) copy_rows(xs, image, x_rows + items[4 * begin + 2] * X_ROWS, X_ROWS, X_PITCH, 0, false, height, warp, lane, warps);
-    const int per_slab = SHARED_ROWS ? count * chunked : chunked, slabs = SHARED_ROWS ? mine : mine * count, stages = mine * count * chunked;
-    if (slabs > 0) load(0);
-    copy_wait();
-    __syncthreads();
-
-    int slab = 0, age = 0, item = begin, chunk = 0, sums = 0;              // of the stage that is made
-    int old_slab = 0, old_item = begin, old_chunk = 0;                     // of the stage that is summed
-    for (int stage = 0; stage <= stages; stage++) {
-        if (stage < stages && age == (SLABS == 3 ? 0 : 1) && slab + 1 < slabs) load(slab + 1);
-        if (maker) {
-            if (stage < stages) {
-                const int buffer = slab % SLABS, *at = lanes + 2 * (chunk * SLOTS + thread);
-                make(xs + (STATIC_X ? 0 : buffer * X_SLAB) + at[0], ys + buffer * Y_SLAB + items[4 * item + 1] * Y_PITCH + at[1], factor,
-                     planes + (stage & 1) * PROGRAMS * PLANE + LEFT + thread, mapped + buffer * MAPS);
-            }
-        } else if (stage > 0 && replica < REPLICAS) {
-            const int buffer = old_slab % SLABS, end = chunks[old_chunk + 1] * PROGRAMS, start = items[4 * old_item + 1];
-            const int* where = mapped + buffer * MAPS + PROGRAMS * POSITIONS;
-            const REAL* from = planes + ((stage - 1) & 1) * PROGRAMS * PLANE + row * PITCH + LEFT;
+    if (!MAKER) {
+        #pragma unroll
+        for (int i = 0; i < QUADS; i++) ahead[i] = WRAP_COLS ? (column + 4 * i) % WIDTH : column + 4 * i;
+        #pragma unroll
+        for (int q = 0; q < Q; q++) s.best[q] = EMPTY;
+        clear(s);
+        to += (integer)replica * FIELDS * (Q * UNITS) + unit;
+    }
+    const int per_slab = SHARED_ROWS ? work.count * work.chunked : work.chunked, slabs = SHARED_ROWS ? work.mine : work.mine * work.count;
+    const int total = work.mine * work.count * work.chunked;
+    int slab = 0, age = 0, item = work.begin, chunk = 0;  // of the stage that is made
+    int old_slab = 0, old_item = item, old_chunk = 0;    // of the stage that is summed
+    #pragma unroll 1
+    for (int stage = 0; stage <= total; stage++) {
+        if (stage < total && age == (SLABS == 3 ? 0 : 1) && slab + 1 < slabs) work.load(slab + 1, thread);
+        if (MAKER && stage < total) {
+            const int buffer = slab % SLABS, *at = work.lanes + 2 * (chunk * SLOTS + thread);
+            make(work.xs + (STATIC_X ? 0 : buffer * X_SLAB) + at[0], work.ys + buffer * Y_SLAB + work.items[4 * item + 1] * Y_PITCH + at[1],
+                 work.factor, work.planes + (stage & 1) * PROGRAMS * PLANE + LEFT + thread, work.mapped + buffer * MAPS);
+        }
+        if (!MAKER && stage > 0 && replica < REPLICAS) {
+            const int buffer = old_slab % SLABS, end = work.chunks[old_chunk + 1] * PROGRAMS, start = work.items[4 * old_item + 1];
+            const int programs = work.items[4 * old_item + 3], *where = work.mapped + buffer * MAPS + PROGRAMS * POSITIONS;
+            const REAL* from = work.planes + ((stage - 1) & 1) * PROGRAMS * PLANE + row * PITCH + LEFT;
             #pragma unroll 1
-            for (int task = chunks[old_chunk] * PROGRAMS + replica; task < end; task += REPLICAS) {
-                const int program = task % PROGRAMS, *piece = pieces + 8 * (task / PROGRAMS);
-                const int position = IDENTITY ? (program < items[4 * old_item + 3] ? row : -1) : where[program * TH + row];
+            for (int task = work.chunks[old_chunk] * PROGRAMS + replica; task < end; task += REPLICAS) {
+                const int program = task % PROGRAMS, *piece = work.pieces + 8 * (task / PROGRAMS);
+                const int position = IDENTITY ? (program < programs ? row : -1) : where[program * TH + row];
                 const int low = piece[1] - column, high = piece[2] - column;
                 if (position < 0 || low >= Q || high <= 0) continue;
                 REAL v[4 * QUADS], o[Q];
@@ -312,26 +299,53 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sum_windows(
                 #pragma unroll
                 for (int i = 0; i < QUADS; i++) load4(plane + ahead[i], v + 4 * i);
                 Kept kept = {o};
-                All<KW, Q, ALONG>::emit(v, 0, kept, offsets[buffer * G + piece[5]]);
+                All<KW, Q, ALONG>::emit(v, 0, kept, work.offsets[buffer * G + piece[5]]);
                 int col = piece[4] + column;
                 if (WRAP_ANY) col -= col >= WIDTH ? WIDTH : 0;
-                const REAL* values = ys + buffer * Y_SLAB + piece[3] + (start + position + program + (WRAP_ROWS ? 0 : KH / 2)) * Y_PITCH + PAD + col;
+                const REAL* values = work.ys + buffer * Y_SLAB + piece[3] + (start + position + program + (WRAP_ROWS ? 0 : KH / 2)) * Y_PITCH + PAD + col;
                 if (low <= 0 && high >= Q) add<false>(s, o, values, 0, Q);
                 else add<true>(s, o, values, low, high);
             }
-            if (++sums == FLUSH) {
-                flush(s, mine_to, fresh);
-                fresh = false;
-                sums = 0;
-            }
         }
+        if (!MAKER && replica < REPLICAS && ((stage > 0 && stage % FLUSH == 0) || stage == total)) flush(s, to, stage <= FLUSH);
         if (age == per_slab - 1) copy_wait();
-        __syncthreads();
+        barrier();
         old_slab = slab, old_item = item, old_chunk = chunk;
-        if (++chunk == chunked) { chunk = 0; if (++item == begin + count) item = begin; }
+        if (++chunk == work.chunked) { chunk = 0; if (++item == work.begin + work.count) item = work.begin; }
         if (++age == per_slab) { age = 0; slab++; }
     }
-    if (!maker && replica < REPLICAS) flush(s, mine_to, fresh);
+}
+
+// x: (B, CHANNELS, height, WIDTH), scaled. y: (images, CHANNELS, height, WIDTH). costs: (images,), -log2 of weights. factors: (B,).
+// parts: (B * bands, gridDim.x, REPLICAS, FIELDS, Q, UNITS): best cost, sum of weights, of squares, of weighted values.
+// first: items of each band, (bands + 1,). Grid: parts, B * bands.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) sum_windows(
+    const REAL* x, const REAL* y, const REAL* costs, const REAL* factors, double* parts, const int* x_rows, const int* y_rows, const int* items,
+    const int* maps, const int* lanes, const int* segments, const int* chunks, const int* first, integer images, integer height, integer bands, integer chunked
+) {
+    SHARED_MEMORY(memory);
+    const int thread = threadIdx.x, noisy = blockIdx.y / (int)bands, band = blockIdx.y - noisy * (int)bands;
+    const integer groups = (images + G - 1) / G;
+    Work work;
+    work.image = x + (integer)noisy * CHANNELS * height * WIDTH, work.y = y, work.costs = costs, work.factor = factors[noisy];
+    work.x_rows = x_rows, work.y_rows = y_rows, work.items = items, work.maps = maps, work.lanes = lanes, work.chunks = chunks;
+    work.images = images, work.height = height, work.begin = first[band], work.count = first[band + 1] - first[band], work.chunked = (int)chunked;
+    work.mine = groups > blockIdx.x ? (int)((groups - blockIdx.x + gridDim.x - 1) / gridDim.x) : 0;
+    work.planes = (REAL*)memory;
+    work.xs = work.planes + 2 * PROGRAMS * PLANE;
+    work.ys = work.xs + (STATIC_X ? 1 : SLABS) * X_SLAB;
+    work.offsets = work.ys + SLABS * Y_SLAB;
+    work.mapped = (int*)(work.offsets + SLABS * G);
+    work.pieces = work.mapped + SLABS * MAPS;
+
+    for (int i = thread; i < 8 * SEGMENTS; i += THREADS) work.pieces[i] = segments[i];
+    if (STATIC_X) copy_rows(work.xs, work.image, x_rows + items[4 * work.begin + 2] * X_ROWS, X_ROWS, X_PITCH, 0, false, height, thread);
+    if (work.mine > 0) work.load(0, thread);
+    copy_wait();
+    barrier();
+    double* to = parts + ((integer)blockIdx.y * gridDim.x + blockIdx.x) * REPLICAS * FIELDS * (Q * UNITS);
+    if (thread < SLOTS) stages<true>(work, thread, to);
+    else stages<false>(work, thread, to);
 }
 
 // Sums of all parts of each pixel, in their order: best (B, pixels) and sums (B, FIELDS - 1, pixels). Blocks of 32 x 8 threads; a row of these

@@ -59,7 +59,7 @@ def tables(layout: Layout, plan: Plan) -> Tables | None:
     static = all(len(set(band[:, 2].tolist())) == 1 for band in bands)
     shortest = min(len(lanes) * (len(band) if plan.shared_rows else 1) for band in bands)
     tasks = max(-(-(b - a) * plan.programs // plan.replicas) for a, b in zip(chunks, chunks[1:], strict=False))
-    done = replace(plan, static_x=static, segments=len(segments), flush=max(1, TERMS // tasks))
+    done = replace(plan, static_x=static, segments=len(segments), flush=1 << max(0, (TERMS // tasks).bit_length() - 1))
     if plan.slabs != (2 if shortest > 1 else 3):
         return None
     return Tables(done, x_rows, y_rows, items, maps, np.array(first), lanes, segments, np.array(chunks))
@@ -166,7 +166,7 @@ def _packed(layout: Layout, plan: Plan, top: int, lists: _Lists) -> None:
         for piece in item:
             start = len(x)
             rows = range(piece.low - radius, piece.high + radius)
-            begin, end = piece.inside or (rows.start, rows.stop)
+            begin, end = piece.inside or (rows.start, rows.stop + 1)
             x += [int(layout.query_rows[row + outside]) if begin <= row < end else NONE for row in rows] + [NONE] * piece.more
             y += [row + piece.shift if begin <= row < end else NONE for row in range(rows.start, rows.stop + piece.more)]
             for program, met in enumerate(piece.met):
