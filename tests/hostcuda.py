@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from theory.centred import Centred
+from theory.engines.windows.cuda.launcher import Launcher
 from theory.engines.windows.cuda.plan import Limits
 
 HEADER = Path(__file__).with_name("hostcuda.h")
@@ -19,7 +20,7 @@ COMPILER = shutil.which("g++")
 MISSING = "no g++ here, which compiles a card's kernels for the CPU"
 
 
-class Host:
+class Host(Launcher):
     """A launcher whose device is the CPU: a small card of few processors and warps, whose shared memory is watched at both ends.
 
     Args:
@@ -60,7 +61,7 @@ def _compiled(source: str) -> ctypes.CDLL:
     folder = Path(tempfile.mkdtemp(prefix="host-cuda-"))
     (folder / "kernel.cpp").write_text(whole)
     library = folder / "kernel.so"
-    command = [COMPILER, "-std=c++17", "-O1", "-w", "-ffp-contract=off", "-march=native", "-shared", "-fPIC", "-o", str(library), str(folder / "kernel.cpp")]
+    command = [COMPILER, "-std=c++17", "-O0", "-w", "-ffp-contract=off", "-march=native", "-shared", "-fPIC", "-o", str(library), str(folder / "kernel.cpp")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:2000]
     loaded = ctypes.CDLL(str(library))

@@ -14,7 +14,7 @@
 //
 // Everything is counted in bits: a cost is |x - factor y|^2 - log2 w, for images that were scaled so.
 // Sizes are macros (plan.py): REAL, CHANNELS, FIRST_VALUE, VALUES, WIDTH, TH, ROWS, KH, KW, WRAP_ROWS, WRAP_COLS, IDENTITY, SHARED_ROWS,
-// STATIC_X, PROGRAMS, Q, GROUPS, MAKERS, SUMMERS, PITCH, X_ROWS, X_PITCH, Y_ROWS, Y_PITCH, PAD, G, SLABS, SEGMENTS, FLUSH, DOWN, ALONG, WRAP_ANY.
+// STATIC_X, PROGRAMS, Q, GROUPS, MAKERS, SUMMERS, PITCH, X_ROWS, X_PITCH, Y_ROWS, Y_PITCH, PAD, G, SLABS, SEGMENTS, CHUNKS, FLUSH, DOWN, ALONG, WRAP_ANY.
 
 #define SLOTS (32 * MAKERS)
 #define THREADS (SLOTS + 32 * SUMMERS)
@@ -235,7 +235,7 @@ struct Work {
     const REAL *image, *y, *costs;
     const int *x_rows, *y_rows, *items, *maps, *lanes, *chunks;
     integer images, height;
-    int begin, count, chunked, mine;  // items of the band, stages of each, groups of images
+    int begin, count, mine;  // items of the band, groups of images
     REAL factor;
     REAL* planes;    // [2][PROGRAMS][V_ROWS][PITCH]
     REAL* xs;        // [STATIC_X ? 1 : SLABS][CHANNELS][X_ROWS][X_PITCH]
@@ -272,8 +272,8 @@ template <bool MAKER> INLINE void stages(const Work& work, int thread, double* t
         clear(s);
         to += (integer)replica * FIELDS * (Q * UNITS) + unit;
     }
-    const int per_slab = SHARED_ROWS ? work.count * work.chunked : work.chunked, slabs = SHARED_ROWS ? work.mine : work.mine * work.count;
-    const int total = work.mine * work.count * work.chunked;
+    const int per_slab = SHARED_ROWS ? work.count * CHUNKS : CHUNKS, slabs = SHARED_ROWS ? work.mine : work.mine * work.count;
+    const int total = work.mine * work.count * CHUNKS;
     int slab = 0, age = 0, item = work.begin, chunk = 0;  // of the stage that is made
     int old_slab = 0, old_item = item, old_chunk = 0;    // of the stage that is summed
     #pragma unroll 1
@@ -311,7 +311,7 @@ template <bool MAKER> INLINE void stages(const Work& work, int thread, double* t
         if (age == per_slab - 1) copy_wait();
         barrier();
         old_slab = slab, old_item = item, old_chunk = chunk;
-        if (++chunk == work.chunked) { chunk = 0; if (++item == work.begin + work.count) item = work.begin; }
+        if (++chunk == CHUNKS) { chunk = 0; if (++item == work.begin + work.count) item = work.begin; }
         if (++age == per_slab) { age = 0; slab++; }
     }
 }
@@ -321,7 +321,7 @@ template <bool MAKER> INLINE void stages(const Work& work, int thread, double* t
 // first: items of each band, (bands + 1,). Grid: parts, B * bands.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) sum_windows(
     const REAL* x, const REAL* y, const REAL* costs, const REAL* factors, double* parts, const int* x_rows, const int* y_rows, const int* items,
-    const int* maps, const int* lanes, const int* segments, const int* chunks, const int* first, integer images, integer height, integer bands, integer chunked
+    const int* maps, const int* lanes, const int* segments, const int* chunks, const int* first, integer images, integer height, integer bands
 ) {
     SHARED_MEMORY(memory);
     const int thread = threadIdx.x, noisy = blockIdx.y / (int)bands, band = blockIdx.y - noisy * (int)bands;
@@ -329,7 +329,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sum_windows(
     Work work;
     work.image = x + (integer)noisy * CHANNELS * height * WIDTH, work.y = y, work.costs = costs, work.factor = factors[noisy];
     work.x_rows = x_rows, work.y_rows = y_rows, work.items = items, work.maps = maps, work.lanes = lanes, work.chunks = chunks;
-    work.images = images, work.height = height, work.begin = first[band], work.count = first[band + 1] - first[band], work.chunked = (int)chunked;
+    work.images = images, work.height = height, work.begin = first[band], work.count = first[band + 1] - first[band];
     work.mine = groups > blockIdx.x ? (int)((groups - blockIdx.x + gridDim.x - 1) / gridDim.x) : 0;
     work.planes = (REAL*)memory;
     work.xs = work.planes + 2 * PROGRAMS * PLANE;

@@ -5,10 +5,10 @@ context of torch, and keeps compiled kernels in files that are written atomicall
 hundreds of megabytes, and numba-cuda would want the kernel in Python.
 """
 
-import math
+from abc import ABC, abstractmethod
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ Module = Any  # compiled kernels
 Arguments = list[Tensor | int]
 
 
-class Launcher(Protocol):
+class Launcher(ABC):
     """Compiles and starts kernels on one device.
 
     Attributes:
@@ -35,19 +35,24 @@ class Launcher(Protocol):
     device: torch.device
     limits: Limits
 
+    @abstractmethod
     def compiled(self, source: str) -> Module:
         """The kernels of a source, compiled now or before."""
 
+    @abstractmethod
     def launch(self, module: Module, name: str, grid: tuple[int, int], block: int, shared: int, args: Arguments) -> None:
         """Start a kernel after all that was started before. Numbers are passed as 64-bit integers, tensors as where they begin."""
 
+    @abstractmethod
     def room(self) -> int:
         """Bytes of the device that are free."""
 
-    def read(self, images: Centred, rows: slice) -> tuple[Tensor, Any]:
-        """Centred images on the device, and what tells when they are there; from a thread beside the one that launches."""
+    @abstractmethod
+    def read(self, images: Centred, rows: slice) -> Any:
+        """Begin to read centred images to the device, from a thread beside the one that launches; what `arrived` takes."""
 
-    def arrived(self, read: tuple[Tensor, Any]) -> Tensor:
+    @abstractmethod
+    def arrived(self, read: Any) -> Tensor:
         """These images, for kernels that are launched from now on."""
 
 
@@ -71,7 +76,7 @@ def card(index: int) -> "Card":
     return Card(torch.device("cuda", index))
 
 
-class Card:
+class Card(Launcher):
     """A CUDA device, by ``cuda-core``. Kernels run on torch's current stream."""
 
     def __init__(self, device: torch.device) -> None:

@@ -61,6 +61,7 @@ class Plan:
         y_rows: Rows of a training image held at a time.
         slabs: How many times these are held: what is used, and what is being read.
         segments: Rows of the table of segments.
+        chunks: Stages of an item.
         flush: Stages between additions to float64 sums.
     """
 
@@ -88,6 +89,7 @@ class Plan:
     y_rows: int
     slabs: int
     segments: int = 1
+    chunks: int = 1
     flush: int = 1
 
     @property

@@ -8,7 +8,7 @@ in their order: the same input gives the same bytes on the same card.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def sum_windows(
     log_weights: Tensor,
     exact: TrainingImages,
     prepared: Prepared,
-    again: "Prepared | None",
+    again: Callable[[], Prepared],
     memory: int,
     launcher: Launcher,
 ) -> State:
@@ -107,7 +107,7 @@ def sum_windows(
     return state
 
 
-def _chosen(images: TrainingImages, present: Tensor) -> TrainingImages:
+def _chosen(images: Tensor | Centred, present: Tensor) -> Tensor | Centred:
     """Images of some weight."""
     if isinstance(images, Centred):
         return Centred(images.stored[present.to(images.stored.device)], images.centre, images.dtype, images.device)
@@ -131,7 +131,7 @@ def _run(
     return State.joined(merged)
 
 
-def _launched(queries: Images, factors: Tensor, unfit: Tensor, images: Images, costs: Tensor, prepared: Prepared, parts: int, launcher: Launcher) -> State:
+def _launched(queries: Images, factors: Tensor, unfit: Tensor, images: Tensor, costs: Tensor, prepared: Prepared, parts: int, launcher: Launcher) -> State:
     """The state of some noisy images after some training images, all on the card."""
     batch, channels, height, width = queries.shape
     queries, pixels = queries.contiguous(), height * width
@@ -142,7 +142,7 @@ def _launched(queries: Images, factors: Tensor, unfit: Tensor, images: Images, c
         parts = max(1, min(parts, -(-len(images) // plan.g)))
         partial = best.new_empty(blocks * parts * plan.replicas * plan.fields * plan.q * plan.units)
         sums = best.new_empty(batch, plan.fields - 1, pixels)
-        sizes = [len(images), height, table.bands, len(table.lanes)]
+        sizes = [len(images), height, table.bands]
         launcher.launch(module, "sum_windows", (parts, blocks), plan.threads, plan.shared, [queries, images, costs, factors, partial, *arrays, *sizes])
         merging = -(-table.bands * plan.q * plan.units // MERGED)
         shared = 8 * plan.fields * MERGED * 8

@@ -28,13 +28,13 @@ class Tables:
 
     plan: Plan
     x_rows: Int[np.ndarray, "X R"]
-    y_rows: Int[np.ndarray, "Y R"]
+    y_rows: Int[np.ndarray, "Y S"]
     items: Int[np.ndarray, "I 4"]
     maps: Int[np.ndarray, "I M"]
     first: Int[np.ndarray, " bands"]
     lanes: Int[np.ndarray, "stages slots 2"]
     segments: Int[np.ndarray, "segments 8"]
-    chunks: Int[np.ndarray, " stages"]
+    chunks: Int[np.ndarray, " ends"]
 
     @property
     def bands(self) -> int:
@@ -59,7 +59,7 @@ def tables(layout: Layout, plan: Plan) -> Tables | None:
     static = all(len(set(band[:, 2].tolist())) == 1 for band in bands)
     shortest = min(len(lanes) * (len(band) if plan.shared_rows else 1) for band in bands)
     tasks = max(-(-(b - a) * plan.programs // plan.replicas) for a, b in zip(chunks, chunks[1:], strict=False))
-    done = replace(plan, static_x=static, segments=len(segments), flush=1 << max(0, (TERMS // tasks).bit_length() - 1))
+    done = replace(plan, static_x=static, segments=len(segments), chunks=len(lanes), flush=1 << max(0, (TERMS // tasks).bit_length() - 1))
     if plan.slabs != (2 if shortest > 1 else 3):
         return None
     return Tables(done, x_rows, y_rows, items, maps, np.array(first), lanes, segments, np.array(chunks))
@@ -83,7 +83,7 @@ class _Lists:
         self.maps.append([*sum(places, []), *sum(where, [])])
 
     def arrays(self) -> list[np.ndarray]:
-        return [np.array(rows) for rows in (list(self.x), list(self.y), self.items, self.maps)]
+        return [np.array(rows, dtype=np.int64) for rows in (list(self.x), list(self.y), self.items, self.maps)]
 
 
 def _whole(layout: Layout, plan: Plan, top: int, lists: _Lists) -> None:
