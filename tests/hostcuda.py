@@ -2,6 +2,8 @@
 
 import ctypes
 import functools
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from theory.engines.windows.cuda.plan import Limits
 
 HEADER = Path(__file__).with_name("hostcuda.h")
 COMPILER = shutil.which("g++")
+COMMAND = [str(COMPILER), "-std=c++17", "-O0", "-w", "-ffp-contract=off", "-shared", "-fPIC"]
 MISSING = "no g++ here, which compiles a card's kernels for the CPU"
 
 
@@ -58,15 +61,16 @@ class Host(Launcher):
 @functools.cache
 def _compiled(source: str) -> ctypes.CDLL:
     whole = HEADER.read_text() + source + "".join(_entry(name, source) for name in ("sum_windows", "merge_parts"))
-    folder = Path(tempfile.mkdtemp(prefix="host-cuda-"))
-    (folder / "kernel.cpp").write_text(whole)
-    library = folder / "kernel.so"
-    command = [COMPILER, "-std=c++17", "-O0", "-w", "-ffp-contract=off", "-march=native", "-shared", "-fPIC", "-o", str(library), str(folder / "kernel.cpp")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:2000]
-    loaded = ctypes.CDLL(str(library))
-    shutil.rmtree(folder)
-    return loaded
+    name = hashlib.sha256("\n".join([whole, *COMMAND]).encode()).hexdigest()[:32]
+    library = Path(tempfile.gettempdir()) / f"score-machines-host-{os.getuid()}" / f"{name}.so"
+    if not library.exists():
+        library.parent.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            (Path(folder) / "kernel.cpp").write_text(whole)
+            done = subprocess.run([*COMMAND, "-o", "kernel.so", "kernel.cpp"], cwd=folder, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[:2000]
+            (Path(folder) / "kernel.so").replace(library)
+    return ctypes.CDLL(str(library))
 
 
 def _entry(name: str, source: str) -> str:

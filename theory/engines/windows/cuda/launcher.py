@@ -56,10 +56,17 @@ class Launcher(ABC):
         """These images, for kernels that are launched from now on."""
 
 
+def is_missing(reason: str) -> bool:
+    """Whether it is the package that stands in the way (`hindrance`)."""
+    return INSTALL in reason
+
+
 def hindrance(device: torch.device) -> str | None:
     """Why kernels can't be compiled and started on a card, and what to do; None if nothing is known to stand in the way."""
     if find_spec("cuda") is None or find_spec("cuda.core") is None:
         return f"it needs cuda-core, which is not installed; {INSTALL}"
+    if not torch.cuda.is_available():
+        return "it needs a CUDA device that torch can use"
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST:
         return f"it needs a card of compute capability 8.0 (Ampere) or later, not {capability[0]}.{capability[1]}"
@@ -116,7 +123,7 @@ class Card(Launcher):
 
             kernel = module.get_kernel(name)
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            (status,) = driver.cuKernelSetAttribute(attribute, shared, kernel.handle, driver.CUdevice(self.device.index))
+            (status,) = driver.cuKernelSetAttribute(attribute, shared, driver.CUkernel(int(kernel.handle)), driver.CUdevice(self.device.index))
             if status != driver.CUresult.CUDA_SUCCESS:
                 raise InputError(f"{shared} bytes of shared memory for {name}", "what the card grants", f"use engine='stream' ({status.name})")
             self._allowed[key] = kernel
@@ -175,7 +182,8 @@ def compiled(source: str, arch: str, log: Any = None) -> Module:
             return program.compile("cubin", logs=log)
         return program.compile("cubin", **_kept())
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = next((line for line in lines if "error:" in line), lines[0])
         raise InputError(
             f"a kernel that does not compile for {arch} ({reason})", "NVRTC, which CUDA builds of torch bring along", "use engine='stream'"
         ) from error
