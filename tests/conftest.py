@@ -18,6 +18,7 @@ for module in (
     "listed.thin",
     "windows.boxes",
     "windows.kernel",
+    "windows.cuda.plan",
     "pruned.grow",
     "pruned.leaves",
     "pruned.search",

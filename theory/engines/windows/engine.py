@@ -42,7 +42,10 @@ class Windows(Engine):
 
     def cost(self, case: Case) -> float:
         seconds = 1e-9 * _layout(case).cost * case.count * (1.0 if case.like.dtype == torch.float32 else DOUBLE)
-        return seconds / CARD if case.like.device.type == "cuda" else seconds
+        if case.like.device.type != "cuda":
+            return seconds
+        channels, limits = case.training.data.images.shape[1], cards.limits_of(case.like.device)
+        return seconds / CARD if sums.fits(_layout(case), channels, case.like.dtype, limits) else math.inf
 
     def sum(self, case: Case, x: Images, alpha: Coefficients, sigma: Coefficients) -> State:
         return self.sweep([case], x, alpha, sigma)[0]

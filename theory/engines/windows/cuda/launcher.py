@@ -18,6 +18,8 @@ from theory.engines.windows.cuda.plan import Limits
 from theory.errors import InputError
 
 INSTALL = "pip install 'score-machines[cuda]' brings it"
+SHARED_LEAST, SHARED_MOST = 101_376, 232_448  # bytes of shared memory that a block may have
+SHARED = {(8, 0): 166_912, (8, 7): 166_912, (10, 3): SHARED_MOST}  # where it is neither
 OLDEST = (8, 0)  # compute capability: copies to shared memory that go on by themselves
 
 Module = Any  # compiled kernels
@@ -54,6 +56,12 @@ class Launcher(ABC):
     @abstractmethod
     def arrived(self, read: Any) -> Tensor:
         """These images, for kernels that are launched from now on."""
+
+
+def limits_of(device: torch.device) -> Limits:
+    """What a card offers, by its compute capability: consumer cards of a generation have less than those for servers."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return Limits(SHARED.get((major, minor), SHARED_LEAST if minor or major > 10 else SHARED_MOST), 1)
 
 
 def is_missing(reason: str) -> bool:

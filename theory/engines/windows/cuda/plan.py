@@ -4,18 +4,20 @@ import itertools
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from theory.engines.windows.layout import Layout
-from theory.patches import Size
+if TYPE_CHECKING:  # importing it here would import all engines
+    from theory.engines.windows.layout import Layout
+    from theory.patches import Size
 
 LEFT, RIGHT = 8, 12  # slots of a plane before the first and after the last, which are read and not used
 TERMS = 2048  # weights that a thread adds up in float32, about
 IMAGES = (1, 2, 4, 8, 16)  # whose planes are made together, where they are small
 ROWS = 32  # of a noisy image that a block takes, at most
-COLUMN = {"float": 98, "double": 50}  # differences that a thread has room for
+COLUMN = {"float": 98, "double": 98}  # differences that a thread has room for
 BARRIER = 250.0  # instructions of a warp scheduler that a stage costs besides
 VALUES = 4  # channels that are averaged in one pass over the training images
 
@@ -191,12 +193,12 @@ def _adds(k: int, size: int) -> float:
     return (k - size + max(0, size - 1) + max(0, size - 2) + size - 1) / size
 
 
-def reach(layout: Layout) -> Size:
+def reach(layout: "Layout") -> "Size":
     """Size of the window as the kernel sums it: what lies beyond the whole image on both sides is zero."""
     return layout.window if layout.wrapped else tuple(min(k, 2 * n - 1) for k, n in zip(layout.window, layout.shape, strict=True))
 
 
-def plans(layout: Layout, channels: int, dtype: torch.dtype, limits: Limits, first_value: int = 0) -> list[Plan]:
+def plans(layout: "Layout", channels: int, dtype: torch.dtype, limits: Limits, first_value: int = 0) -> list[Plan]:
     """Plans that fit shared memory and registers, what is expected to be the fastest first; `tables` fills in the rest of their numbers."""
     height, single = layout.shape[0], dtype == torch.float32
     found = []
@@ -212,7 +214,7 @@ def plans(layout: Layout, channels: int, dtype: torch.dtype, limits: Limits, fir
 
 
 def _plan(
-    layout: Layout, channels: int, single: bool, first_value: int, th: int, programs: int, shared_rows: bool, warps: tuple[int, int], slabs: int, g: int
+    layout: "Layout", channels: int, single: bool, first_value: int, th: int, programs: int, shared_rows: bool, warps: tuple[int, int], slabs: int, g: int
 ) -> Plan:
     (height, width), (kh, kw), wrapped, q = layout.shape, reach(layout), layout.wrapped, 8 if single else 4
     rows = height if wrapped and th == height else th + kh - wrapped
@@ -225,23 +227,23 @@ def _plan(
     )  # fmt: skip
 
 
-def _fits(plan: Plan, layout: Layout, limits: Limits) -> bool:
+def _fits(plan: Plan, layout: "Layout", limits: Limits) -> bool:
     registers = plan.rows * plan.programs <= COLUMN[plan.real]
     wide = plan.kw + 4 + plan.q <= plan.slots and (not plan.wrap_cols or plan.width <= plan.slots)
     filled = plan.g == 1 or plan.g * _columns(plan, layout) <= plan.slots
     return registers and wide and filled and plan.replicas > 0 and plan.shared + 32 * plan.g * (len(layout.cols) + 8) <= limits.shared
 
 
-def _columns(plan: Plan, layout: Layout) -> float:
+def _columns(plan: Plan, layout: "Layout") -> float:
     """Columns of differences of a training image."""
     return float((layout.cols[:, 2] - layout.cols[:, 1] + (0 if plan.wrap_cols else plan.kw + 1)).sum())
 
 
-def _consecutive(layout: Layout) -> bool:
+def _consecutive(layout: "Layout") -> bool:
     return bool((np.diff(layout.rows[:, 0]) == 1).any())
 
 
-def _expected(plan: Plan, layout: Layout) -> float:
+def _expected(plan: Plan, layout: "Layout") -> float:
     """Instructions of a warp scheduler for each row and stage, about; for comparison."""
     columns, stages = plan.g * _columns(plan, layout), math.ceil(plan.g * _columns(plan, layout) / plan.slots)
     met = plan.g * float((layout.cols[:, 2] - layout.cols[:, 1]).sum()) / plan.width / stages * plan.programs  # whole rows that are summed

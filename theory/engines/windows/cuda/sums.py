@@ -19,14 +19,15 @@ from torch import Tensor
 from theory.centred import Centred
 from theory.engines.state import State
 from theory.engines.windows.cuda.launcher import Launcher, Module
-from theory.engines.windows.cuda.plan import VALUES, Plan, plans
+from theory.engines.windows.cuda.plan import VALUES, Limits, Plan, plans
 from theory.engines.windows.cuda.tables import Tables, tables
 from theory.engines.windows.layout import Layout
 from theory.engines.windows.rounding import TOLERANCE, bound, scaled
+from theory.errors import InputError
 from theory.types import Coefficients, Images, TrainingImages
 
 SOURCE = Path(__file__).with_name("kernel.cu")
-SUMS = 9.0  # units of roundoff that sums of boxes put into a logit (`theory.engines.windows.rounding.bound`)
+SUMS = 7.0  # units of roundoff that sums of boxes put into a logit (`theory.engines.windows.rounding.bound`)
 WAVES = 4  # blocks for each processor, at most, where there is one noisy image
 MERGED = 32  # pixels that a block merges
 
@@ -39,23 +40,42 @@ class Prepared:
         tables: Of each pass: the channels of an image are averaged a few at a time.
         modules: The kernel compiled for each pass.
         arrays: The tables of each pass, on the card.
+        dtype: The precision of the work.
     """
 
     tables: list[Tables]
     modules: list[Module]
     arrays: list[list[Tensor]]
 
+    dtype: torch.dtype
+
     @classmethod
     def of(cls, layout: Layout, channels: int, dtype: torch.dtype, launcher: Launcher) -> "Prepared":
-        """Compiles what was not compiled before."""
-        found = [choose(layout, channels, dtype, launcher, first) for first in range(0, channels, VALUES)]
+        """Compiles what was not compiled before.
+
+        Raises:
+            InputError: If a block of the card has no room for it, or it can't be compiled.
+        """
+        found = [_choose(layout, channels, dtype, launcher.limits, first) for first in range(0, channels, VALUES)]
+        if None in found:
+            shape, window = (f"{size[0]}x{size[1]}" for size in (layout.shape, layout.window))
+            raise InputError(
+                f"images of {channels}x{shape} pixels and patches of {window} on a card, in {str(dtype).removeprefix('torch.')}",
+                f"what fits the {launcher.limits.shared} bytes of shared memory of a block",
+                "use engine='stream'",
+            )
         modules = [launcher.compiled(source(t.plan)) for t in found]
-        return cls(found, modules, [[torch.from_numpy(a).to(launcher.device) for a in t.arrays()] for t in found])
+        return cls(found, modules, [[torch.from_numpy(a).to(launcher.device) for a in t.arrays()] for t in found], dtype)
 
 
-def choose(layout: Layout, channels: int, dtype: torch.dtype, launcher: Launcher, first_value: int = 0) -> Tables | None:
+def fits(layout: Layout, channels: int, dtype: torch.dtype, limits: Limits) -> bool:
+    """Whether a card with these limits can sum this, also in float64, which some noisy images may need."""
+    return all(_choose(layout, channels, kind, limits) is not None for kind in {dtype, torch.float64})
+
+
+def _choose(layout: Layout, channels: int, dtype: torch.dtype, limits: Limits, first_value: int = 0) -> Tables | None:
     """The plan that is expected to be the fastest, and its tables; None where none fits the card."""
-    return next((t for plan in plans(layout, channels, dtype, launcher.limits, first_value) if (t := tables(layout, plan))), None)
+    return next((t for plan in plans(layout, channels, dtype, limits, first_value) if (t := tables(layout, plan))), None)
 
 
 def source(plan: Plan) -> str:
