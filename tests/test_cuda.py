@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from tests.helpers import assert_close, noise, random_images, refused
+from tests.helpers import assert_close, noise, random_images, random_set, refused
 from tests.hostcuda import COMPILER, MISSING, Host
 from theory import meetings
 from theory.centred import Centred
@@ -20,6 +20,7 @@ from theory.engines.windows.engine import Windows
 from theory.engines.windows.layout import layout
 from theory.engines.windows.rounding import TOLERANCE, bound
 from theory.errors import InputError
+from theory.machines import EquivariantLocal
 from theory.meetings import Meetings
 
 host = pytest.mark.skipif(COMPILER is None, reason=MISSING)
@@ -71,7 +72,7 @@ def _compiler() -> str | None:
 
 
 def check_compiled(variant: tuple[Meetings, int, torch.dtype], arch: str) -> None:
-    """Registers for as many threads as there are, next to nothing kept in memory for want of them, and no more shared memory than there is."""
+    """Registers for as many threads as there are, next to nothing kept in memory for want of them, and no more shared memory than is."""
     if reason := _compiler():
         pytest.skip(reason)
     stated, channels, dtype = variant
@@ -80,7 +81,9 @@ def check_compiled(variant: tuple[Meetings, int, torch.dtype], arch: str) -> Non
     launcher.compiled(sums.source(plan), arch, log)
     warps = -(-plan.threads // 128) * 4  # four at a time
     for name, limit in (("sum_windows", min(255, 65_536 // (32 * warps) // 8 * 8)), ("merge_parts", 64)):
-        told = re.search(rf"'{name}'.*?(\d+) bytes stack frame, (\d+) bytes spill stores.*?Used (\d+) registers(.*?)\n", log.text, re.DOTALL)
+        told = re.search(
+            rf"'{name}'.*?(\d+) bytes stack frame, (\d+) bytes spill stores.*?Used (\d+) registers(.*?)\n", log.text, re.DOTALL
+        )
         stack, _, registers = map(int, told.groups()[:3])
         # A few numbers that a stage needs once may wait in memory; what pixels and pairs need may not.
         assert stack <= 64 and registers <= limit
@@ -169,7 +172,7 @@ def prepared(stated: Meetings, channels: int, dtype=torch.float32, launched_by: 
 @host
 @pytest.mark.parametrize("stated", [meetings.everywhere((5, 4), (3, 3)), meetings.same_class((5, 4), (3, 3))], ids=["circular", "zeros"])
 def test_no_order_of_threads_changes_a_byte(stated):
-    """Threads that run in either order between two barriers, and copies that arrive at once or late, would tell a barrier that is missing."""
+    """Threads in either order between two barriers, and copies that arrive at once or late, would tell a barrier that is missing."""
     training, x = problem(stated, 2, 20)
     images, log_weights = (t.float() for t in training.centred(None, x))
     states = [
@@ -253,11 +256,11 @@ def test_rounding_stays_below_its_bound(size, clean):
     for sigma in (0.05, 0.3, 0.7):
         alpha, sigma = coefficients(2, sigma)
         x = alpha[0] * images[:2].double() + (0 if clean else sigma[0] * noise((2, 3, 12, 12), size))
-        single, double = (
-            sums._run(x, alpha, sigma, images[2:].to(p.dtype), weights, p, 2**26, Host()) for p in programs
-        )
+        single, double = (sums._run(x, alpha, sigma, images[2:].to(p.dtype), weights, p, 2**26, Host()) for p in programs)
         error = (single.log_sum - double.log_sum).abs().reshape(2, -1).amax(1)
-        assert bool((error <= bound(x, alpha, sigma, images[2:], double.max.reshape(2, -1), sums.SUMS) + 4e-6).all())  # weights and their sums are rounded too
+        assert bool(
+            (error <= bound(x, alpha, sigma, images[2:], double.max.reshape(2, -1), sums.SUMS) + 4e-6).all()
+        )  # weights and their sums are rounded too
 
 
 # What does not fit -------------------------------------------------------------------------------
@@ -276,3 +279,59 @@ def test_plans_keep_to_their_limits(shared):
         table = sums._choose(layout(stated), channels, dtype, Limits(shared, 132))
         plan: Plan = table.plan
         assert plan.shared <= shared and plan.threads <= 512 and plan.replicas >= 1 and plan.th <= 32
+
+
+# On a card ---------------------------------------------------------------------------------------
+
+ON_CARD = {
+    **SMALL,
+    **{name: (stated, channels) for name, (stated, channels, dtype) in {**VARIANTS, **MORE}.items() if dtype == torch.float32},
+}
+
+
+def moved(training: Training, stated: Meetings, x: torch.Tensor, sigma: float):
+    """A state by the card, on the CPU."""
+    x = x.cuda()
+    state = Windows().sum(Case(stated, training, None, like(x)), x, *(c.cuda() for c in coefficients(len(x), sigma)))
+    return type(state)(*(v.cpu() for v in vars(state).values()))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ON_CARD)
+def test_a_card_sums_what_listed_patches_say(name):
+    """At the sizes that cards are for, and at odd ones; in both precisions, twice with the same bytes."""
+    if reason := launcher.hindrance(torch.device("cuda")):
+        pytest.fail(reason)
+    stated, channels = ON_CARD[name]
+    training, x = problem(stated, channels, count=5)
+    for sigma in (0.1, 0.5):
+        xs = (1 - sigma**2) ** 0.5 * training.data.images[2:4].double() + sigma * x
+        exact = Stream().sum(Case(stated, training, None, like(xs)), xs, *coefficients(2, sigma))
+        for dtype, tolerance in ((torch.float32, 8e-4), (torch.float64, 1e-9)):
+            if dtype == torch.float64 and not sums.fits(layout(stated), channels, dtype, launcher.limits_of(torch.device("cuda"))):
+                continue
+            found = moved(training, stated, xs.to(dtype), sigma)
+            assert_close(found.mean, exact.mean, atol=tolerance)
+            assert_close(found.log_sum, exact.log_sum, atol=tolerance, rtol=1e-6 if dtype == torch.float32 else 1e-12)
+            assert equal(found, moved(training, stated, xs.to(dtype), sigma))
+
+
+@pytest.mark.cuda
+def test_a_card_reads_what_it_has_no_room_for_piece_by_piece(monkeypatch):
+    stated = meetings.everywhere((16, 16), (5, 5))
+    training, x = problem(stated, 3, 600, memory=2**24)
+    whole = moved(training, stated, x, 0.3)
+    training.free()
+    monkeypatch.setattr(launcher.Card, "room", lambda self: 100)
+    assert_same(moved(training, stated, x, 0.3), whole, 1e-12)
+    assert not any(k[0] == "centred" for k in training._kept)
+
+
+@pytest.mark.cuda
+def test_auto_takes_the_card():
+    machine = EquivariantLocal(random_set(30), patch_size=3)
+    x = noise((2, 2, 5, 4), 3)
+    there, here = machine(x.cuda(), 0.3), machine(x, 0.3)
+    assert "windows (" in machine.plan(x.cuda(), 0.3)
+    for a, b in zip(there, here, strict=True):
+        assert_close(a, b, rtol=1e-10, atol=1e-12)

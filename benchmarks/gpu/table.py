@@ -4,6 +4,7 @@ from collections import Counter
 
 from rich.table import Table
 
+from benchmarks.gpu.case import SIDE
 from benchmarks.gpu.rows import BAD
 
 SCORE = ("machine", "border", "patch", "images", "batch", "sigma", "engine")
@@ -25,6 +26,8 @@ def _cells(r: dict) -> list[str]:
     """The cells of a row."""
     if "machine" in r:
         about = [str(r[k]) if r.get(k) is not None else "" for k in SCORE]
+        if (r.get("channels", 3), r.get("side", SIDE)) != (3, SIDE):
+            about[0] += f" {r['channels']}x{r['side']}x{r['side']}"
     else:
         about = [f"{r['part']} {r['name']}", *[""] * (len(SCORE) - 1)]
     numbers = [

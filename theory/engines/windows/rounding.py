@@ -1,4 +1,4 @@
-r"""What rounding does to distances between windows, on the CPU and on a card: how images are prepared for it, and a bound on what is left."""
+"""What rounding does to distances between windows, on the CPU and on a card: preparing images for it, and a bound on what is left."""
 
 import math
 

@@ -1,7 +1,7 @@
 """What compiles and starts kernels: an interface, and NVIDIA's ``cuda-core`` behind it.
 
-``cuda-core`` is NVIDIA's own, small (no compiler or array library of its own), finds the NVRTC that torch brings along, uses the streams and the
-context of torch, and keeps compiled kernels in files that are written atomically. Of the others, CuPy is an array library of
+``cuda-core`` is NVIDIA's own, small (no compiler or array library of its own), finds the NVRTC that torch brings along, uses the streams
+and the context of torch, and keeps compiled kernels in files that are written atomically. Of the others, CuPy is an array library of
 hundreds of megabytes, and numba-cuda would want the kernel in Python.
 """
 
@@ -131,9 +131,13 @@ class Card(Launcher):
 
             kernel = module.get_kernel(name)
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            (status,) = driver.cuKernelSetAttribute(attribute, shared, driver.CUkernel(int(kernel.handle)), driver.CUdevice(self.device.index))
+            (status,) = driver.cuKernelSetAttribute(
+                attribute, shared, driver.CUkernel(int(kernel.handle)), driver.CUdevice(self.device.index)
+            )
             if status != driver.CUresult.CUDA_SUCCESS:
-                raise InputError(f"{shared} bytes of shared memory for {name}", "what the card grants", f"use engine='stream' ({status.name})")
+                raise InputError(
+                    f"{shared} bytes of shared memory for {name}", "what the card grants", f"use engine='stream' ({status.name})"
+                )
             self._allowed[key] = kernel
         return self._allowed[key]
 
@@ -177,7 +181,7 @@ class _Stream:
 def compiled(source: str, arch: str, log: Any = None) -> Module:
     """The kernels of a source for an architecture such as ``sm_90``; needs no card.
 
-    Without ``log``, which is told what the compiler says of registers, they are kept in the user's cache, from which they are read the next time.
+    Without ``log``, which is told what the compiler says of registers, they are kept in the user's cache and read from it the next time.
 
     Raises:
         InputError: If NVRTC is missing or does not compile it.

@@ -214,7 +214,16 @@ def plans(layout: "Layout", channels: int, dtype: torch.dtype, limits: Limits, f
 
 
 def _plan(
-    layout: "Layout", channels: int, single: bool, first_value: int, th: int, programs: int, shared_rows: bool, warps: tuple[int, int], slabs: int, g: int
+    layout: "Layout",
+    channels: int,
+    single: bool,
+    first_value: int,
+    th: int,
+    programs: int,
+    shared_rows: bool,
+    warps: tuple[int, int],
+    slabs: int,
+    g: int,
 ) -> Plan:
     (height, width), (kh, kw), wrapped, q = layout.shape, reach(layout), layout.wrapped, 8 if single else 4
     rows = height if wrapped and th == height else th + kh - wrapped

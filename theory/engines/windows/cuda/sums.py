@@ -3,8 +3,8 @@ r"""Exact posteriors of the windows of noisy images over the windows of training
 As on the CPU, all pairs of windows are met shift by shift (`kernel.cu`), and in float32 the error of a logit is estimated from above
 once the largest is known; images where it exceeds the tolerance are summed again in float64, by the same kernel.
 
-Training images that are not on the card are read in pieces within the budget, each while the one before is summed. Parts of a sum are merged
-in their order: the same input gives the same bytes on the same card.
+Training images that are not on the card are read in pieces within the budget, each while the one before is summed. Parts of a sum are
+merged in their order: the same input gives the same bytes on the same card.
 """
 
 import math
@@ -28,6 +28,7 @@ from theory.types import Coefficients, Images, TrainingImages
 
 SOURCE = Path(__file__).with_name("kernel.cu")
 SUMS = 7.0  # units of roundoff that sums of boxes put into a logit (`theory.engines.windows.rounding.bound`)
+ABSENT = 3e38  # what no weight at all costs, as in the kernel
 WAVES = 4  # blocks for each processor, at most, where there is one noisy image
 MERGED = 32  # pixels that a block merges
 
@@ -111,11 +112,8 @@ def sum_windows(
     Returns:
         The state of one group of ``B H W`` queries, image by image and pixel by pixel.
     """
-    present = log_weights > -math.inf
-    if not bool(present.all()):
-        images, exact, log_weights = (_chosen(i, present) for i in (images, exact, log_weights))
     pixels = math.prod(x.shape[-2:])
-    if len(images) == 0:
+    if not bool((log_weights > -math.inf).any()):
         return State.empty(1, len(x) * pixels, x.shape[1], x.device)
     state = _run(x, alpha, sigma, images, log_weights, prepared, memory, launcher)
     if images.dtype == torch.float32:
@@ -127,19 +125,19 @@ def sum_windows(
     return state
 
 
-def _chosen(images: Tensor | Centred, present: Tensor) -> Tensor | Centred:
-    """Images of some weight."""
-    if isinstance(images, Centred):
-        return Centred(images.stored[present.to(images.stored.device)], images.centre, images.dtype, images.device)
-    return images[present]
-
-
 def _run(
-    x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, log_weights: Tensor, prepared: Prepared, memory: int, launcher: Launcher
+    x: Images,
+    alpha: Tensor,
+    sigma: Tensor,
+    images: TrainingImages,
+    log_weights: Tensor,
+    prepared: Prepared,
+    memory: int,
+    launcher: Launcher,
 ) -> State:
     """Some noisy images at a time, against pieces of the training images."""
     queries, factors, unfit = scaled(x, alpha, sigma, images.dtype)
-    costs = (-log_weights.double() / math.log(2)).to(images.dtype)
+    costs = (-log_weights.double() / math.log(2)).clamp(max=ABSENT).to(images.dtype)
     parts, batch = _division(prepared.tables, len(x), len(images), memory, launcher)
     merged: list[State | None] = [None] * -(-len(x) // batch)
     for start, piece in pieces(images, memory // 8, launcher):
@@ -151,7 +149,9 @@ def _run(
     return State.joined(merged)
 
 
-def _launched(queries: Images, factors: Tensor, unfit: Tensor, images: Tensor, costs: Tensor, prepared: Prepared, parts: int, launcher: Launcher) -> State:
+def _launched(
+    queries: Images, factors: Tensor, unfit: Tensor, images: Tensor, costs: Tensor, prepared: Prepared, parts: int, launcher: Launcher
+) -> State:
     """The state of some noisy images after some training images, all on the card."""
     batch, channels, height, width = queries.shape
     queries, pixels = queries.contiguous(), height * width
@@ -163,7 +163,9 @@ def _launched(queries: Images, factors: Tensor, unfit: Tensor, images: Tensor, c
         partial = best.new_empty(blocks * parts * plan.replicas * plan.fields * plan.q * plan.units)
         sums = best.new_empty(batch, plan.fields - 1, pixels)
         sizes = [len(images), height, table.bands]
-        launcher.launch(module, "sum_windows", (parts, blocks), plan.threads, plan.shared, [queries, images, costs, factors, partial, *arrays, *sizes])
+        launcher.launch(
+            module, "sum_windows", (parts, blocks), plan.threads, plan.shared, [queries, images, costs, factors, partial, *arrays, *sizes]
+        )
         merging = -(-table.bands * plan.q * plan.units // MERGED)
         shared = 8 * plan.fields * MERGED * 8
         launcher.launch(

@@ -80,7 +80,7 @@ class _Lists:
         x, y = ([*rows, *[NONE] * (length - len(rows))] for rows, length in ((x, self.plan.rows), (y, self.plan.y_rows)))
         number = [known.setdefault(tuple(rows), len(known)) for known, rows in ((self.x, x), (self.y, y))]
         self.items.append((number[1], offset, number[0], programs))
-        self.maps.append([*sum(places, []), *sum(where, [])])
+        self.maps.append([number for row in (*places, *where) for number in row])
 
     def arrays(self) -> list[np.ndarray]:
         return [np.array(rows, dtype=np.int64) for rows in (list(self.x), list(self.y), self.items, self.maps)]
