@@ -13,7 +13,7 @@
 // several shifts may share a column), which columns belong to a slot, and which pixels a segment of slots is for.
 //
 // Everything is counted in bits: a cost is |x - factor y|^2 - log2 w, for images that were scaled so.
-// Sizes are macros (plan.py): REAL, CHANNELS, FIRST_VALUE, VALUES, WIDTH, TH, ROWS, KH, KW, WRAP_ROWS, WRAP_COLS, IDENTITY, SHARED_ROWS,
+// Sizes are macros (plan.py): REAL, CHANNELS, FIRST_VALUE, VALUES, WIDTH, TH, ROWS, KH, KW, WRAP_ROWS, WRAP_COLS, IDENTITY, FULL, SHARED_ROWS,
 // STATIC_X, PROGRAMS, Q, GROUPS, MAKERS, SUMMERS, PITCH, X_ROWS, X_PITCH, Y_ROWS, Y_PITCH, PAD, G, SLABS, SEGMENTS, CHUNKS, FLUSH, DOWN, ALONG, WRAP_ANY.
 
 #define SLOTS (32 * MAKERS)
@@ -47,6 +47,7 @@ typedef long long integer;
 #define Y_IMAGE (CHANNELS * Y_ROWS * Y_PITCH)
 #define Y_SLAB (G * Y_IMAGE)
 #define QUADS ((Q + KW - 1 + 3) / 4)
+#define EVEN (REPLICAS % PROGRAMS == 0)  // then a thread sums one of the shifts that are made together, or else all
 #define LEFT 8          // slots before the first of a row of a plane
 #define SLACK REAL(16)     // bits that a cost may lie below the best known before sums are rescaled
 #define EMPTY REAL(1e30)   // the cost of no candidate at all
@@ -285,26 +286,33 @@ template <bool MAKER> INLINE void stages(const Work& work, int thread, double* t
                  work.factor, work.planes + (stage & 1) * PROGRAMS * PLANE + LEFT + thread, work.mapped + buffer * MAPS);
         }
         if (!MAKER && stage > 0 && replica < REPLICAS) {
-            const int buffer = old_slab % SLABS, end = work.chunks[old_chunk + 1] * PROGRAMS, start = work.items[4 * old_item + 1];
-            const int programs = work.items[4 * old_item + 3], *where = work.mapped + buffer * MAPS + PROGRAMS * POSITIONS;
-            const REAL* from = work.planes + ((stage - 1) & 1) * PROGRAMS * PLANE + row * PITCH + LEFT;
+            const int buffer = old_slab % SLABS, begin = work.chunks[old_chunk], end = work.chunks[old_chunk + 1];
+            const int start = work.items[4 * old_item + 1], programs = work.items[4 * old_item + 3];
             #pragma unroll 1
-            for (int task = work.chunks[old_chunk] * PROGRAMS + replica; task < end; task += REPLICAS) {
-                const int program = task % PROGRAMS, *piece = work.pieces + 8 * (task / PROGRAMS);
-                const int position = IDENTITY ? (program < programs ? row : -1) : where[program * TH + row];
-                const int low = piece[1] - column, high = piece[2] - column;
-                if (position < 0 || low >= Q || high <= 0) continue;
-                REAL v[4 * QUADS], o[Q];
-                const REAL* plane = from + program * PLANE + piece[0];
-                #pragma unroll
-                for (int i = 0; i < QUADS; i++) load4(plane + ahead[i], v + 4 * i);
-                Kept kept = {o};
-                All<KW, Q, ALONG>::emit(v, 0, kept, work.offsets[buffer * G + piece[5]]);
-                int col = piece[4] + column;
-                if (WRAP_ANY) col -= col >= WIDTH ? WIDTH : 0;
-                const REAL* values = work.ys + buffer * Y_SLAB + piece[3] + (start + position + program + (WRAP_ROWS ? 0 : KH / 2)) * Y_PITCH + PAD + col;
-                if (low <= 0 && high >= Q) add<false>(s, o, values, 0, Q);
-                else add<true>(s, o, values, low, high);
+            for (int program = EVEN ? replica % PROGRAMS : 0; program < PROGRAMS; program += EVEN ? PROGRAMS : 1) {
+                const int* where = work.mapped + buffer * MAPS + PROGRAMS * POSITIONS + program * TH;
+                const int position = IDENTITY ? (program < programs ? row : -1) : where[row];
+                if (position < 0) continue;
+                const REAL* plane = work.planes + (((stage - 1) & 1) * PROGRAMS + program) * PLANE + row * PITCH + LEFT;
+                const REAL* values = work.ys + buffer * Y_SLAB + (start + position + program + (WRAP_ROWS ? 0 : KH / 2)) * Y_PITCH + PAD;
+                REAL offset = work.offsets[buffer * G];
+                #pragma unroll 1
+                for (int i = begin + (EVEN ? replica / PROGRAMS : replica); i < end; i += EVEN ? REPLICAS / PROGRAMS : REPLICAS) {
+                    const int* piece = work.pieces + 8 * i;
+                    const int low = FULL ? 0 : piece[1] - column, high = FULL ? Q : piece[2] - column;
+                    if (low >= Q || high <= 0) continue;
+                    REAL v[4 * QUADS], o[Q];
+                    #pragma unroll
+                    for (int j = 0; j < QUADS; j++) load4(plane + piece[0] + ahead[j], v + 4 * j);
+                    if (G > 1) offset = work.offsets[buffer * G + piece[5]];
+                    Kept kept = {o};
+                    All<KW, Q, ALONG>::emit(v, 0, kept, offset);
+                    int col = piece[4] + column;
+                    if (WRAP_ANY) col -= col >= WIDTH ? WIDTH : 0;
+                    if (G > 1) col += piece[3];
+                    if (FULL || (low <= 0 && high >= Q)) add<false>(s, o, values + col, 0, Q);
+                    else add<true>(s, o, values + col, low, high);
+                }
             }
         }
         if (!MAKER && replica < REPLICAS && ((stage > 0 && stage % FLUSH == 0) || stage == total)) flush(s, to, stage <= FLUSH);

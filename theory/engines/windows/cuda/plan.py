@@ -64,6 +64,7 @@ class Plan:
         slabs: How many times these are held: what is used, and what is being read.
         segments: Rows of the table of segments.
         chunks: Stages of an item.
+        full: Whether every segment is for all pixels of a row.
         flush: Stages between additions to float64 sums.
     """
 
@@ -92,6 +93,7 @@ class Plan:
     slabs: int
     segments: int = 1
     chunks: int = 1
+    full: bool = False
     flush: int = 1
 
     @property

@@ -58,8 +58,11 @@ def tables(layout: Layout, plan: Plan) -> Tables | None:
     bands = [items[a:b] for a, b in zip(first, first[1:], strict=False)]
     static = all(len(set(band[:, 2].tolist())) == 1 for band in bands)
     shortest = min(len(lanes) * (len(band) if plan.shared_rows else 1) for band in bands)
+    full = all(first == 0 and last == plan.groups * plan.q for _, first, last, *_ in segments.tolist())
     tasks = max(-(-(b - a) * plan.programs // plan.replicas) for a, b in zip(chunks, chunks[1:], strict=False))
-    done = replace(plan, static_x=static, segments=len(segments), chunks=len(lanes), flush=1 << max(0, (TERMS // tasks).bit_length() - 1))
+    done = replace(
+        plan, static_x=static, segments=len(segments), chunks=len(lanes), full=full, flush=1 << max(0, (TERMS // tasks).bit_length() - 1)
+    )
     if plan.slabs != (2 if shortest > 1 else 3):
         return None
     return Tables(done, x_rows, y_rows, items, maps, np.array(first), lanes, segments, np.array(chunks))
