@@ -12,6 +12,7 @@
 #define SHARED_MEMORY(name) unsigned char* name = host::shared
 
 struct dim3 { unsigned x, y, z; };
+struct int4 { int x, y, z, w; };
 struct float4 { float x, y, z, w; };
 struct double2 { double x, y; };
 

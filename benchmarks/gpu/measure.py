@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.about import exponentials
 from benchmarks.gpu.case import PEERS, Case
 from benchmarks.gpu.exact import exact_means
 from benchmarks.gpu.listed import listed
@@ -48,7 +49,8 @@ def measure(case: Case, device: torch.device) -> dict:
 
     The first call, which compiles and builds what is kept, is told apart as ``first``; ``seconds`` is the median of the calls after it and
     ``best`` the fastest, the device having finished each. ``error`` is the largest of the last call's at `PLACES` pixels of the first and
-    the last noisy image, against float64 over all candidates (`exact_means`).
+    the last noisy image, against float64 over all candidates (`exact_means`). On a card ``of_exponentials`` is the share of what it could
+    do if there were nothing to do but the exponential of each pair.
 
     Raises:
         Exception: Whatever the engine raises, but an `InputError` of a named engine: that is a row with the status ``refused``.
@@ -70,6 +72,9 @@ def measure(case: Case, device: torch.device) -> dict:
     error = _error(case, mean, device)
     middle = statistics.median(seconds)
     numbers = {"seconds": middle, "best": min(seconds), "repeats": len(seconds), "first": first, "pairs": case.pairs, "peak_mb": peak}
+    limit = exponentials(device)
+    if limit:
+        numbers["of_exponentials"] = case.pairs / middle / limit
     return row(
         "scores", case.name, *_judged(case, error), **asdict(case), **numbers, pairs_per_second=case.pairs / middle, error=_finite(error)
     )

@@ -62,7 +62,7 @@ def full() -> Sizes:
         *(Case("equivariant_local", border, k, 5000, 1, SIGMA) for border, k in (("circular", 3), ("zeros", 17), ("circular", 17))),
     ]
     return Sizes(
-        cases=[*cards(), *beside(scores)],
+        cases=list(dict.fromkeys([*cards(), *beside(scores)])),  # each once
         networks=list(NETWORKS),
         train=split("--steps 500 --every 250 --samples 100"),
         compare=split("--samples 500 --steps 20 --levels 4 --draws 500"),

@@ -14,7 +14,8 @@ def table(rows: list[dict], title: str) -> Table:
     """Rows with numbers; commands have their name where scores have machine and engine."""
     shown = Table(title=title, title_justify="left")
     left = ("what", "border", "engine", "result")
-    for name in ("what", "border", "patch", "images", "batch", "sigma", "engine", "first call", "seconds", "pairs/s", "error", "result"):
+    measured = ("first call", "seconds", "pairs/s", "of exp", "error")
+    for name in ("what", "border", "patch", "images", "batch", "sigma", "engine", *measured, "result"):
         shown.add_column(name, justify="left" if name in left else "right")
     for r in rows:
         if r["status"] not in ("refused", "not run"):
@@ -34,6 +35,7 @@ def _cells(r: dict) -> list[str]:
         f"{r['first']:.3g}" if "first" in r else "",
         f"{r['seconds']:.3g}" if "seconds" in r else "",
         f"{r['pairs_per_second']:.1e}" if "pairs_per_second" in r else "",
+        f"{r['of_exponentials']:.2f}" if "of_exponentials" in r else "",
         f"{r['error']:.0e}" if r.get("error") is not None else "",
     ]
     return [*about, *numbers, _result(r)]

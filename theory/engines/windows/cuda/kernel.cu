@@ -42,7 +42,8 @@ typedef long long integer;
 #define FIELDS (3 + VALUES)
 #define V_ROWS (IDENTITY ? TH : TH + 1)
 #define PLANE (V_ROWS * PITCH)
-#define MAPS (IDENTITY ? 0 : PROGRAMS * (POSITIONS + TH))
+#define PLACES ((POSITIONS + 3) / 4 * 4)
+#define MAPS (IDENTITY ? 0 : (PROGRAMS * (PLACES + TH) + 3) / 4 * 4)
 #define X_SLAB (CHANNELS * X_ROWS * X_PITCH)
 #define Y_IMAGE (CHANNELS * Y_ROWS * Y_PITCH)
 #define Y_SLAB (G * Y_IMAGE)
@@ -108,8 +109,13 @@ struct Column {
 // Where the sums of a column go.
 struct Stored {
     REAL* plane;
-    const int* places;
-    INLINE void operator()(int position, REAL v) const { plane[IDENTITY ? position * PITCH : places[position]] = v; }
+    const int4* places;  // in bytes
+    INLINE void operator()(int position, REAL v) const {
+        if (IDENTITY) { plane[position * PITCH] = v; return; }
+        const int4 four = places[position / 4];
+        const int at = position % 4 == 0 ? four.x : position % 4 == 1 ? four.y : position % 4 == 2 ? four.z : four.w;
+        *(REAL*)((unsigned char*)plane + at) = v;
+    }
 };
 
 struct Kept {
@@ -164,7 +170,7 @@ INLINE void make(const REAL* x, const REAL* y, REAL factor, REAL* plane, const i
     #pragma unroll
     for (int p = 0; p < PROGRAMS; p++) {
         Column column = {d[p]};
-        Stored stored = {plane + p * PLANE, places + p * POSITIONS};
+        Stored stored = {plane + p * PLANE, (const int4*)(places + p * PLACES)};
         All<KH, POSITIONS, DOWN>::emit(column, 0, stored, Nothing());
     }
 }
@@ -290,7 +296,7 @@ template <bool MAKER> INLINE void stages(const Work& work, int thread, double* t
             const int start = work.items[4 * old_item + 1], programs = work.items[4 * old_item + 3];
             #pragma unroll 1
             for (int program = EVEN ? replica % PROGRAMS : 0; program < PROGRAMS; program += EVEN ? PROGRAMS : 1) {
-                const int* where = work.mapped + buffer * MAPS + PROGRAMS * POSITIONS + program * TH;
+                const int* where = work.mapped + buffer * MAPS + PROGRAMS * PLACES + program * TH;
                 const int position = IDENTITY ? (program < programs ? row : -1) : where[row];
                 if (position < 0) continue;
                 const REAL* plane = work.planes + (((stage - 1) & 1) * PROGRAMS + program) * PLANE + row * PITCH + LEFT;
@@ -339,12 +345,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sum_windows(
     work.x_rows = x_rows, work.y_rows = y_rows, work.items = items, work.maps = maps, work.lanes = lanes, work.chunks = chunks;
     work.images = images, work.height = height, work.begin = first[band], work.count = first[band + 1] - first[band];
     work.mine = groups > blockIdx.x ? (int)((groups - blockIdx.x + gridDim.x - 1) / gridDim.x) : 0;
-    work.planes = (REAL*)memory;
+    work.pieces = (int*)memory;  // what is read four at a time comes first
+    work.mapped = work.pieces + 8 * SEGMENTS;
+    work.planes = (REAL*)(work.mapped + SLABS * MAPS);
     work.xs = work.planes + 2 * PROGRAMS * PLANE;
     work.ys = work.xs + (STATIC_X ? 1 : SLABS) * X_SLAB;
     work.offsets = work.ys + SLABS * Y_SLAB;
-    work.mapped = (int*)(work.offsets + SLABS * G);
-    work.pieces = work.mapped + SLABS * MAPS;
 
     for (int i = thread; i < 8 * SEGMENTS; i += THREADS) work.pieces[i] = segments[i];
     if (STATIC_X) copy_rows(work.xs, work.image, x_rows + items[4 * work.begin + 2] * X_ROWS, X_ROWS, X_PITCH, 0, false, height, thread);

@@ -146,7 +146,7 @@ class Plan:
 
     @property
     def maps(self) -> int:
-        return 0 if self.identity else self.programs * (self.positions + self.th)
+        return 0 if self.identity else _fours(self.programs * (_fours(self.positions) + self.th))
 
     @property
     def shared(self) -> int:
@@ -177,13 +177,17 @@ class Plan:
     def made(self) -> float:
         """Instructions of a warp that makes a stage."""
         per_row = self.channels * (2 + 2 * self.programs)
-        return self.rows * per_row + self.programs * self.positions * (_adds(self.kh, self.down) + (1 if self.identity else 2.3))
+        return self.rows * per_row + self.programs * self.positions * (_adds(self.kh, self.down) + (1 if self.identity else 2.25))
 
     @property
     def summed(self) -> float:
         """Instructions of a warp that sums one segment: reading, boxes, exponentials and values of Q pixels for each thread."""
         each = _adds(self.kw, self.along) + 5 + 2 * self.values + (0 if self.wrap_any else 0.3)
         return (self.q + self.kw + 2) // 4 + self.q * each + 16
+
+
+def _fours(n: int) -> int:
+    return -(-n // 4) * 4
 
 
 def _power(n: int) -> int:

@@ -19,7 +19,7 @@ class Tables:
         x_rows, y_rows: Lists of rows of a noisy and of a training image that follow each other.
         items: Shifts that are made together: list of rows of training images, its first row, list of rows of the noisy image, and
             how many shifts there are.
-        maps: For each item, where box sums go in a plane, and the position of the box sum of each row.
+        maps: For each item, where box sums go in a plane, in bytes, and the position of the box sum of each row.
         first: Number of the first item of each band, and after the last.
         lanes: For each stage and slot, the column of the noisy image and the place in the training images.
         segments: First slot less the first pixel, pixels from and to, place of the image, its column less that of the pixel, its number.
@@ -83,7 +83,8 @@ class _Lists:
         x, y = ([*rows, *[NONE] * (length - len(rows))] for rows, length in ((x, self.plan.rows), (y, self.plan.y_rows)))
         number = [known.setdefault(tuple(rows), len(known)) for known, rows in ((self.x, x), (self.y, y))]
         self.items.append((number[1], offset, number[0], programs))
-        self.maps.append([number for row in (*places, *where) for number in row])
+        numbers = [number for row in (*places, *where) for number in row]
+        self.maps.append(numbers + [0] * (self.plan.maps - len(numbers)))
 
     def arrays(self) -> list[np.ndarray]:
         return [np.array(rows, dtype=np.int64) for rows in (list(self.x), list(self.y), self.items, self.maps)]
@@ -164,7 +165,8 @@ def _packed(layout: Layout, plan: Plan, top: int, lists: _Lists) -> None:
     outside = layout.window[0] // 2
     for item in items:
         x, y = [], []
-        places = [[plan.th * plan.pitch] * plan.positions for _ in range(plan.programs)]
+        size = 4 if plan.real == "float" else 8
+        places = [[plan.th * plan.pitch * size] * (-(-plan.positions // 4) * 4) for _ in range(plan.programs)]
         where = [[NONE] * plan.th for _ in range(plan.programs)]
         for piece in item:
             start = len(x)
@@ -175,7 +177,7 @@ def _packed(layout: Layout, plan: Plan, top: int, lists: _Lists) -> None:
             for program, met in enumerate(piece.met):
                 for row in met:
                     position = start + row - piece.low
-                    places[program][position] = (row - top) * plan.pitch
+                    places[program][position] = (row - top) * plan.pitch * size
                     where[program][row - top] = position
         height = layout.shape[0]
         lists.add(x[: plan.rows], [row if 0 <= row < height else NONE for row in y], 0, plan.programs, places, where)
