@@ -66,6 +66,7 @@ def test_patches_on_cuda_take_windows_where_its_kernels_can_run(on_cuda, caplog,
     caplog.set_level(logging.WARNING)
     monkeypatch.setattr(launcher, "find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launcher, "_compiler_is_missing", lambda: None)
     for capability, engine in (((9, 0), "windows"), ((8, 0), "windows"), ((7, 5), "triton")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         monkeypatch.setattr(fused, "hindrance", lambda: None)

@@ -266,6 +266,34 @@ def test_rounding_stays_below_its_bound(size, clean):
 # What does not fit -------------------------------------------------------------------------------
 
 
+class Exhausted(Host):
+    """A card without memory."""
+
+    def launch(self, *_) -> None:
+        raise torch.OutOfMemoryError
+
+
+@host
+def test_memory_that_runs_out_is_told_in_one_line():
+    stated = meetings.everywhere((5, 4), (3, 3))
+    training, x = problem(stated, 2)
+    with pytest.raises(InputError) as error:
+        Windows(Exhausted()).sum(Case(stated, training, None, like(x)), x, *coefficients(2, 0.3))
+    refused(error, "2 noisy images beside 6 training images on cpu, whose memory ran out", "smaller memory=")
+
+
+def test_a_missing_compiler_is_a_reason_with_a_remedy(monkeypatch):
+    pathfinder = pytest.importorskip("cuda.pathfinder", reason="cuda-core is not installed")
+
+    def missing(name: str) -> None:
+        raise RuntimeError(f"no lib{name}.so anywhere\nand so on")
+
+    monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", missing)
+    assert launcher._compiler_is_missing.__wrapped__() == (
+        "it needs NVIDIA's compiler NVRTC, which can't be loaded (no libnvrtc.so anywhere); pip install 'score-machines[cuda]' brings it"
+    )
+
+
 def test_a_shape_that_no_block_has_room_for_is_refused_in_one_line():
     wide = meetings.everywhere((4, 40_000), (3, 3))
     with pytest.raises(InputError) as error:

@@ -13,6 +13,7 @@ from theory.engines.windows.cuda import launcher as cards
 from theory.engines.windows.cuda import sums
 from theory.engines.windows.cuda.launcher import Launcher
 from theory.engines.windows.layout import Layout, layout
+from theory.errors import InputError
 from theory.meetings import Meetings
 from theory.types import Coefficients, Images, TrainingImages
 
@@ -69,9 +70,15 @@ class Windows(Engine):
 
         images = _read(case, launcher), training.own(case.label)[1].to(x), training.exact(case.label, x)
         shifted = training.shifted(case.label, x, alpha)
-        return sums.sum_windows(
-            shifted, alpha, sigma, *images, prepared(x.dtype), lambda: prepared(torch.float64), training.memory, launcher
-        )
+        again = lambda: prepared(torch.float64)  # noqa: E731
+        try:
+            return sums.sum_windows(shifted, alpha, sigma, *images, prepared(x.dtype), again, training.memory, launcher)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"{len(x)} noisy images beside {case.count} training images on {x.device}, whose memory ran out",
+                "less at a time",
+                "use fewer noisy images, a smaller memory= or machine.training.free()",
+            ) from error
 
 
 def _read(case: Case, launcher: Launcher) -> TrainingImages:

@@ -78,6 +78,19 @@ def hindrance(device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST:
         return f"it needs a card of compute capability 8.0 (Ampere) or later, not {capability[0]}.{capability[1]}"
+    return _compiler_is_missing()
+
+
+@cache
+def _compiler_is_missing() -> str | None:
+    """Why kernels can't be compiled for any card."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    try:
+        load_nvidia_dynamic_lib("nvrtc")
+    except Exception as error:  # of several kinds, for all of which it can't be used
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return f"it needs NVIDIA's compiler NVRTC, which can't be loaded ({reason}); {INSTALL}"
     return None
 
 
@@ -100,7 +113,8 @@ class Card(Launcher):
         self.device = device
         torch.cuda.init()
         properties = torch.cuda.get_device_properties(device)
-        self.limits = Limits(properties.shared_memory_per_block_optin, properties.multi_processor_count)
+        shared = getattr(properties, "shared_memory_per_block_optin", limits_of(device).shared)  # torch 2.6 does not tell
+        self.limits = Limits(shared, properties.multi_processor_count)
         self._device = Device(device.index)
         self._arch = f"sm_{properties.major}{properties.minor}"
         self._modules: dict[str, Module] = {}
