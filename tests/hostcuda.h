@@ -12,9 +12,9 @@
 #define SHARED_MEMORY(name) unsigned char* name = host::shared
 
 struct dim3 { unsigned x, y, z; };
-struct int4 { int x, y, z, w; };
-struct float4 { float x, y, z, w; };
-struct double2 { double x, y; };
+struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) double2 { double x, y; };
 
 namespace host {
 struct Copy { void* to; const void* from; size_t size; };

@@ -19,7 +19,9 @@ from theory.engines.windows.cuda.plan import Limits
 
 HEADER = Path(__file__).with_name("hostcuda.h")
 COMPILER = shutil.which("g++")
-COMMAND = [str(COMPILER), "-std=c++17", "-O0", "-w", "-ffp-contract=off", "-shared", "-fPIC"]
+# What a card reads four numbers at a time must lie where it can: else the process ends.
+ALIGNED = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
+COMMAND = [str(COMPILER), "-std=c++17", "-O0", "-w", *ALIGNED, "-ffp-contract=off", "-shared", "-fPIC"]
 MISSING = "no g++ here, which compiles a card's kernels for the CPU"
 
 

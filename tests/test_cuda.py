@@ -334,7 +334,8 @@ def test_a_card_sums_what_listed_patches_say(name):
     training, x = problem(stated, channels, count=5)
     for sigma in (0.1, 0.5):
         xs = (1 - sigma**2) ** 0.5 * training.data.images[2:4].double() + sigma * x
-        exact = Stream().sum(Case(stated, training, None, like(xs)), xs, *coefficients(2, sigma))
+        case, alpha_sigma = Case(stated, training, None, like(xs.cuda())), (c.cuda() for c in coefficients(2, sigma))
+        exact = Stream().sum(case, xs.cuda(), *alpha_sigma)  # listed on the card: minutes on a CPU
         for dtype, tolerance in ((torch.float32, 8e-4), (torch.float64, 1e-9)):
             if dtype == torch.float64 and not sums.fits(layout(stated), channels, dtype, launcher.limits_of(torch.device("cuda"))):
                 continue
