@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Windows(Engine):
     def refuses(self, meetings: Meetings, like: Tensor) -> str | None:
         if self._launcher is None and like.device.type not in ("cpu", "cuda"):
             return f"it needs noisy images on the CPU or on a CUDA device, not on {like.device}"
-        if layout(meetings) is None:
+        if _known(meetings) is None:
             return "it needs a machine that sees patches, the same shift for all pixels of a rectangle"
         return cards.hindrance(like.device) if self._launcher is None and like.device.type == "cuda" else None
 
@@ -95,4 +96,10 @@ def _read(case: Case, launcher: Launcher) -> TrainingImages:
 
 
 def _layout(case: Case) -> Layout:
-    return case.training.kept(("layout", case.meetings), lambda: layout(case.meetings))
+    return _known(case.meetings)
+
+
+@lru_cache(maxsize=64)
+def _known(meetings: Meetings) -> Layout | None:
+    """The layout of what meets, which each call asks for."""
+    return layout(meetings)

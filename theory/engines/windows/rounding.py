@@ -49,4 +49,7 @@ def bound(x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingI
 
 def _reach(images: TrainingImages) -> float:
     """At least the largest number in the images."""
-    return images.reach if isinstance(images, Centred) else float(images.abs().max())
+    if isinstance(images, Centred):
+        return images.reach
+    low, high = (float(v) for v in images.aminmax())
+    return max(-low, high)
