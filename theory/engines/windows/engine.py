@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -69,7 +70,8 @@ class Windows(Engine):
             make = lambda: sums.Prepared.of(_layout(case), x.shape[1], dtype, launcher)  # noqa: E731
             return training.kept(("card", case.meetings, dtype, launcher.device), make)
 
-        images = _read(case, launcher), training.own(case.label)[1].to(x), training.exact(case.label, x)
+        exact = lambda: _read(replace(case, like=case.like.double()), launcher)  # noqa: E731
+        images = _read(case, launcher), training.own(case.label)[1].to(x), exact
         shifted = training.shifted(case.label, x, alpha)
         again = lambda: prepared(torch.float64)  # noqa: E731
         try:

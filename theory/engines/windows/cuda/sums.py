@@ -90,7 +90,7 @@ def sum_windows(
     sigma: Coefficients,
     images: TrainingImages,
     log_weights: Tensor,
-    exact: TrainingImages,
+    exact: Callable[[], TrainingImages],
     prepared: Prepared,
     again: Callable[[], Prepared],
     memory: int,
@@ -103,9 +103,9 @@ def sum_windows(
         alpha, sigma: Coefficients of each noisy image, with shape ``(B,)``, float64.
         images: Centred training images ``(N, C, H, W)``; their dtype is the precision of the work.
         log_weights: Log-weight of each training image and window, with shape ``(N,)``.
-        exact: The same images in float64, before centring rounded them: those of images that are summed again.
+        exact: Gives the same images in float64, before centring rounded them, for what is summed again; not called where nothing is.
         prepared: For the precision of the work.
-        again: Gives the same for float64; not called where nothing is summed again.
+        again: Gives the same for float64, likewise.
         memory: Bytes that may be used beyond the training images.
         launcher: Of the card that all of these are on.
 
@@ -120,7 +120,7 @@ def sum_windows(
         error = bound(x, alpha, sigma, images, state.max.reshape(len(x), -1), SUMS)
         rough = (~(error <= TOLERANCE)).nonzero()[:, 0]
         if len(rough):
-            double = _run(x[rough], alpha[rough], sigma[rough], exact, log_weights, again(), memory, launcher)
+            double = _run(x[rough], alpha[rough], sigma[rough], exact(), log_weights, again(), memory, launcher)
             state.put((rough[:, None] * pixels + torch.arange(pixels, device=x.device)).flatten(), double)
     return state
 
