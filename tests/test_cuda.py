@@ -165,6 +165,20 @@ def test_equals_the_sum_over_listed_patches(name):
         assert_same(found, exact, rtol)
 
 
+@host
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["circular 9", "zeros 3", "zeros 17", "interior", "in place", "grey 28", "33 x 31"])
+def test_plans_of_a_large_card_are_right_too(name):
+    """All warps and all shared memory that an H100 has for a block; two training images."""
+    stated, channels, dtype = {**VARIANTS, **MORE}[name]
+    training, x = problem(stated, channels, count=3, batch=1)
+    x = 0.9 * training.data.images[2:].double() + 0.43 * x
+    exact = Stream().sum(Case(stated, training, None, like(x)), x, *coefficients(1, 0.43))
+    found = Windows(Host(Limits(232_448, 1))).sum(Case(stated, training, None, like(x.to(dtype))), x.to(dtype), *coefficients(1, 0.43))
+    assert_close(found.mean, exact.mean, atol=5e-5)  # two images that differ everywhere: logits, exact to 1e-4, are all that counts
+    assert_close(found.log_sum, exact.log_sum, rtol=1e-6)
+
+
 def prepared(stated: Meetings, channels: int, dtype=torch.float32, launched_by: Host | None = None) -> sums.Prepared:
     return sums.Prepared.of(layout(stated), channels, dtype, launched_by or Host())
 
