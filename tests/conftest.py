@@ -19,6 +19,7 @@ for module in (
     "masked.kernel",
     "windows.boxes",
     "windows.kernel",
+    "windows.cuda.plan",
     "pruned.grow",
     "pruned.leaves",
     "pruned.search",

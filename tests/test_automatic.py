@@ -10,6 +10,7 @@ from tests import otherdevice
 from tests.helpers import random_set
 from theory.data import load
 from theory.engines import Case, Training, choice, choose
+from theory.engines.windows.cuda import launcher
 from theory.machines import MACHINES, AnalyticDenoiser, Equivariant, EquivariantLocal, Ideal, Local
 from theory.meetings import everywhere, images
 
@@ -35,19 +36,43 @@ class OnCuda:
         return self
 
 
-def test_patches_on_cuda_take_triton_where_it_is_and_say_once_where_it_is_not(lacking, caplog, monkeypatch, as_users_run_it):
-    caplog.set_level(logging.WARNING)
+@pytest.fixture
+def on_cuda(monkeypatch, as_users_run_it):
+    """Cases of a training set on CUDA, of which nothing is computed."""
     data = random_set()
     training = Training(data, lambda mean: mean, 2**29, False)
     monkeypatch.setattr(training, "centred", lambda label, like: (data.images.float(), torch.zeros(len(data.images))))
     monkeypatch.setattr(training, "agreed", lambda choices: choices)
     monkeypatch.setattr(choice.torch, "tensor", lambda values, device: torch.Tensor(values))
     shape = tuple(data.images.shape[-2:])
-    for _ in range(2):
+
+    def taken(stated) -> str:
         training.free()
-        assert choose(Case(everywhere(shape, (3, 3)), training, None, OnCuda()), "auto").engine.name == ("stream" if lacking else "triton")
-        assert choose(Case(images(shape), training, None, OnCuda()), "auto").engine.name == "stream"
-    assert [lacking in told for told in caplog.messages] == ([True] if lacking else [])  # told once, with the reason
+        return choose(Case(stated, training, None, OnCuda()), "auto").engine.name
+
+    return lambda: (taken(everywhere(shape, (3, 3))), taken(images(shape)))
+
+
+def test_patches_on_cuda_are_listed_without_cuda_core_which_is_said_once(lacking, on_cuda, caplog, monkeypatch):
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(launcher, "find_spec", lambda name: None)
+    for _ in range(2):
+        assert on_cuda() == ("stream" if lacking else "triton", "stream")
+    (told,) = caplog.messages
+    assert "needs cuda-core" in told and "pip install 'score-machines[cuda]'" in told
+
+
+def test_patches_on_cuda_take_windows_where_its_kernels_can_run(on_cuda, caplog, monkeypatch):
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(launcher, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launcher, "_compiler_is_missing", lambda: None)
+    for capability, engine in (((9, 0), "windows"), ((8, 0), "windows"), ((7, 5), "triton")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        monkeypatch.setattr(fused, "hindrance", lambda: None)
+        assert on_cuda() == (engine, "stream")
+    assert launcher.hindrance(CUDA).endswith("of compute capability 8.0 (Ampere) or later, not 7.5")
+    assert not caplog.messages  # nothing that could be installed is missing
 
 
 def test_a_compiler_named_in_the_environment_will_do(lacking, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import command, jobs, scores, sizes, worker
 from benchmarks.gpu.budget import Budget
-from benchmarks.gpu.case import ENGINES, PEERS, SIDE, Case
+from benchmarks.gpu.case import ENGINES, PEERS, Case
 from benchmarks.gpu.command import Ended
 from benchmarks.gpu.exact import exact_means
 from benchmarks.gpu.measure import BOUND, measure
@@ -64,12 +64,12 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, words, monkeypa
 def counted(case: Case) -> int:
     """Pairs, one pixel after another."""
     if case.machine != "equivariant_local":
-        return case.batch * case.images * (1 if case.machine == "ideal" else SIDE * SIDE)
+        return case.batch * case.images * (1 if case.machine == "ideal" else case.side**2)
     size = (case.patch, case.patch)
     alike: dict = {}
-    for y in range(SIDE):
-        for x in range(SIDE):
-            key = reference.inside(y, x, SIDE, SIDE, size) if case.border == "zeros" else None
+    for y in range(case.side):
+        for x in range(case.side):
+            key = reference.inside(y, x, case.side, case.side, size) if case.border == "zeros" else None
             alike[key] = alike.get(key, 0) + 1
     return case.batch * case.images * sum(alike[key] for key in alike for _ in range(alike[key]))
 

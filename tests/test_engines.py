@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import reference
+from tests import hostcuda, reference
 from tests.helpers import assert_close, noise, random_set
 from theory import meetings
 from theory.data import ImageSet
@@ -16,6 +16,7 @@ from theory.engines import ENGINES, Case, Training, like
 from theory.engines.listed.problems import problems
 from theory.engines.pruned.engine import Pruned
 from theory.engines.state import State
+from theory.engines.windows.engine import Windows
 from theory.machines import EquivariantLocal, Local
 from theory.meetings import Meetings, Run
 from theory.patches import runs
@@ -43,8 +44,13 @@ STATEMENTS = {
     "inside": meetings.inside(SHAPE, WINDOW),
     "between": meetings.along(SHAPE, WINDOW, between),
 }
-TRIED = {**ENGINES, "pruned": Pruned(1e-9)}
-PAIRS = [(e, s) for e, s in itertools.product(TRIED, STATEMENTS) if TRIED[e].refuses(STATEMENTS[s], torch.zeros(0)) is None]
+CARD = "windows by the kernels of a card"  # compiled for the CPU
+TRIED = {**ENGINES, "pruned": Pruned(1e-9), CARD: Windows(hostcuda.Host())}
+PAIRS = [
+    pytest.param(e, s, marks=[pytest.mark.skipif(hostcuda.COMPILER is None, reason=hostcuda.MISSING)] if e == CARD else [])
+    for e, s in itertools.product(TRIED, STATEMENTS)
+    if TRIED[e].refuses(STATEMENTS[s], torch.zeros(0)) is None
+]
 
 
 def case(stated: Meetings, data: ImageSet, dtype=torch.float64, label: int | None = None, memory: int = 2**26) -> Case:

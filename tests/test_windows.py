@@ -15,7 +15,7 @@ from theory.data import ImageSet, load
 from theory.engines import choose, lanes
 from theory.engines.exponential import exp2
 from theory.engines.lanes import LANES
-from theory.engines.windows import boxes, kernel
+from theory.engines.windows import boxes, kernel, rounding
 from theory.engines.windows import cpu as engine
 from theory.engines.windows.layout import layout
 from theory.errors import InputError
@@ -140,8 +140,8 @@ def test_float32_is_within_the_stated_error_of_float64(sigma, size):
     t = float(machine.schedule.time(sigma / (1 - sigma**2) ** 0.5))
     single, double = machine(x, t), machine(x.double(), t)
     # An error e of a logit moves a mean by at most e times the spread of the values, here 2.
-    assert_close(single.mean.double(), double.mean, atol=2 * engine.TOLERANCE)
-    assert_close(single.log_evidence.double(), double.log_evidence, atol=2 * engine.TOLERANCE, rtol=1e-6)
+    assert_close(single.mean.double(), double.mean, atol=2 * rounding.TOLERANCE)
+    assert_close(single.log_evidence.double(), double.log_evidence, atol=2 * rounding.TOLERANCE, rtol=1e-6)
 
 
 @pytest.mark.parametrize("clean", [True, False], ids=["clean", "noisy"])
@@ -163,7 +163,7 @@ def test_rounding_stays_below_its_bound(kind, clean):
             (single,), (double,) = (
                 engine._run(threads, noisy, alpha, sigma, data[2:], weights, [table], dtype, 16) for dtype in (torch.float32, torch.float64)
             )
-        bound = engine._rounding(noisy, alpha, sigma, data[2:], double.max.reshape(2, -1))
+        bound = rounding.bound(noisy, alpha, sigma, data[2:], double.max.reshape(2, -1), engine.SUMS)
         error = (single.log_sum - double.log_sum).abs().reshape(2, -1).amax(1)
         assert bool((error <= bound + 1e-6).all())  # sums of exponentials are rounded too
 
@@ -171,10 +171,10 @@ def test_rounding_stays_below_its_bound(kind, clean):
 def test_noisy_images_are_rounded_without_bias():
     """All pixels alike: rounding to nearest would give all of them the same error, up to half a unit in the last place."""
     x = torch.full((1, 3, 40, 40), 1 / 3 + 1e-9, dtype=torch.float64)
-    error = (engine._rounded(x, torch.float32).double() - x) / 2.0**-25
+    error = (rounding.rounded(x, torch.float32).double() - x) / 2.0**-25
     assert float(error.abs().max()) <= 1
     assert abs(float(error.mean())) < 5 / error.numel() ** 0.5  # five standard errors, at most
-    assert torch.equal(engine._rounded(x, torch.float64), x)
+    assert torch.equal(rounding.rounded(x, torch.float64), x)
 
 
 @pytest.mark.parametrize("sigma", [0.013, 0.11, 0.23, 0.37, 0.71])

@@ -2,7 +2,8 @@
 
 In this order, each with its share of ``--minutes`` and what the ones before it left over:
 
-- **scores**: every machine by every engine, beside a float32 matrix product with a softmax and torch's fused attention, with errors;
+- **scores**: the kernels of windows at all sizes they are for, then every machine by every engine, beside a
+  float32 matrix product with a softmax and torch's fused attention, with errors;
 - **train**: 500 steps of every network on the toy data;
 - **compare**: one of these networks against the score of a CNN;
 - **solve**: the main job, ``theory.solve --dataset toy``, at a small size;
@@ -38,7 +39,7 @@ from theory.results import prepare_file, write_json
 
 FORMAT = "benchmarks.gpu/1"
 OUT = ROOT / "results" / "gpu.json"
-SHARES = {"scores": 130.0, "train": 95.0, "compare": 15.0, "solve": 55.0, "tests": 65.0}
+SHARES = {"scores": 190.0, "train": 60.0, "compare": 10.0, "solve": 40.0, "tests": 60.0}
 MARGIN = 0.95  # of the minutes is given away; the rest is for starting and printing
 
 Part = Callable[[Sizes, str, Path, float], list[dict]]

@@ -17,8 +17,18 @@ def about(device: str) -> dict:
         "memory_mb": found.total_memory >> 20,
         "capability": f"{found.major}.{found.minor}",
         "multiprocessors": found.multi_processor_count,
+        "exponentials_per_second": exponentials(torch.device("cuda", 0)),
     }
     return {"device": device, "card": card, "versions": _versions()}
+
+
+def exponentials(device: torch.device) -> float | None:
+    """How many float32 exponentials the units of a card for them can make in a second, 16 a clock each; None where that is not known."""
+    if device.type != "cuda":
+        return None
+    found = torch.cuda.get_device_properties(device)
+    kilohertz = getattr(found, "clock_rate", None)
+    return 16.0 * 1e3 * kilohertz * found.multi_processor_count if kilohertz else None
 
 
 def _versions() -> dict[str, str | None]:

@@ -13,7 +13,7 @@ MOST = 500  # images that a peer lists the patches of: for more there is no room
 
 @dataclass(frozen=True)
 class Case:
-    """One score of photo crops 3x32x32.
+    """One score of photo crops.
 
     Attributes:
         machine: A key of `theory.machines.MACHINES`.
@@ -22,6 +22,8 @@ class Case:
         batch: Noisy images at a time.
         sigma: Noise level.
         engine: One of `ENGINES`, or one of `PEERS`.
+        side: Height and width of the crops, in pixels.
+        channels: 3, or 1 for grey ones.
     """
 
     machine: str
@@ -31,6 +33,8 @@ class Case:
     batch: int
     sigma: float
     engine: str = "auto"
+    side: int = SIDE
+    channels: int = 3
 
     @property
     def pairs(self) -> int:
@@ -39,9 +43,9 @@ class Case:
         Of whole images ``B N``, of those with all shifts or of patches in their place ``B N H W``, and of patches everywhere
         ``B N`` times the sum over border classes of their squared numbers of pixels.
         """
-        pixels = SIDE**2
+        pixels = self.side**2
         if self.machine == "equivariant_local":
-            blocks = border_blocks(SIDE, SIDE, (self.patch, self.patch)) if self.border == "zeros" else []
+            blocks = border_blocks(self.side, self.side, (self.patch, self.patch)) if self.border == "zeros" else []
             each = sum((b.shape[0] * b.shape[1]) ** 2 for b in blocks) or pixels**2
         else:
             each = 1 if self.machine == "ideal" else pixels
@@ -51,7 +55,8 @@ class Case:
     def name(self) -> str:
         """A short name for tables."""
         patch = f" {self.border} {self.patch}" if self.patch else ""
-        return f"{self.machine}{patch}, {self.images} images, batch {self.batch}, sigma {self.sigma:g}"
+        shape = f" {self.channels}x{self.side}x{self.side}" if (self.channels, self.side) != (3, SIDE) else ""
+        return f"{self.machine}{patch}, {self.images} images{shape}, batch {self.batch}, sigma {self.sigma:g}"
 
 
 def beside(scores: list[Case]) -> list[Case]:

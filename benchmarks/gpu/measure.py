@@ -11,11 +11,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from benchmarks.bench_posterior import jittered
-from benchmarks.gpu.case import PEERS, SIDE, Case
+from benchmarks.gpu.about import exponentials
+from benchmarks.gpu.case import PEERS, Case
 from benchmarks.gpu.exact import exact_means
 from benchmarks.gpu.listed import listed
 from benchmarks.gpu.rows import explained, row
+from theory.data import ImageSet, load
 from theory.errors import InputError
 from theory.machines import MACHINES
 from theory.noise import CosineSchedule
@@ -25,7 +26,22 @@ BOUND = 2e-5  # error that the package promises in float32, for pixels in [-1, 1
 ENOUGH = 1.0  # seconds of repetitions
 REPEATS = (2, 9)  # at least and at most
 PLACES = 12  # pixels at which errors are measured
-images_of = lru_cache(maxsize=2)(jittered)
+MANY = 20_000  # training images above which errors are measured at the first two of these only
+JITTER = 1e-4  # of pixels, since overlapping crops repeat patches and repeated patches would be merged
+
+
+@lru_cache(maxsize=2)
+def crops(count: int, side: int, channels: int) -> ImageSet:
+    """Photo crops without equal patches."""
+    data = load("photos", count=count, size=side)
+    images = data.images if channels == 3 else data.images.mean(1, keepdim=True)
+    jitter = (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(1)) - 1) * JITTER
+    return ImageSet((images + jitter).clamp(-1, 1), data.name)
+
+
+def images_of(case: Case) -> ImageSet:
+    """The training images of a case."""
+    return crops(case.images, case.side, case.channels)
 
 
 def measure(case: Case, device: torch.device) -> dict:
@@ -33,12 +49,13 @@ def measure(case: Case, device: torch.device) -> dict:
 
     The first call, which compiles and builds what is kept, is told apart as ``first``; ``seconds`` is the median of the calls after it and
     ``best`` the fastest, the device having finished each. ``error`` is the largest of the last call's at `PLACES` pixels of the first and
-    the last noisy image, against float64 over all candidates (`exact_means`).
+    the last noisy image, against float64 over all candidates (`exact_means`). On a card ``of_exponentials`` is the share of what it could
+    do if there were nothing to do but the exponential of each pair.
 
     Raises:
         Exception: Whatever the engine raises, but an `InputError` of a named engine: that is a row with the status ``refused``.
     """
-    data = images_of(case.images)
+    data = images_of(case)
     t, x = noisy(case)
     x = x.to(device)
     try:
@@ -55,15 +72,18 @@ def measure(case: Case, device: torch.device) -> dict:
     error = _error(case, mean, device)
     middle = statistics.median(seconds)
     numbers = {"seconds": middle, "best": min(seconds), "repeats": len(seconds), "first": first, "pairs": case.pairs, "peak_mb": peak}
+    limit = exponentials(device)
+    if limit:
+        numbers["of_exponentials"] = case.pairs / middle / limit
     return row(
         "scores", case.name, *_judged(case, error), **asdict(case), **numbers, pairs_per_second=case.pairs / middle, error=_finite(error)
     )
 
 
 def noisy(case: Case) -> tuple[float, Tensor]:
-    """The time and the noisy images ``(B, 3, 32, 32)`` of a case, always the same."""
+    """The time and the noisy images ``(B, C, H, W)`` of a case, always the same."""
     t = float(SCHEDULE.time(case.sigma / math.sqrt(1 - case.sigma**2)))
-    clean = images_of(case.images).images[: case.batch]
+    clean = images_of(case).images[: case.batch]
     return t, SCHEDULE.perturb(clean, t, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)))
 
 
@@ -101,22 +121,24 @@ def _function(case: Case, data, t: float, x: Tensor) -> Callable[[], Tensor]:
     return lambda: machine(x, t).mean
 
 
-def places() -> Tensor:
+def places(case: Case) -> Tensor:
     """Rows and columns of pixels: two corners, an edge, the centre, and others."""
-    some = torch.tensor([[0, 0], [SIDE - 1, SIDE - 1], [0, SIDE // 2], [SIDE // 2, SIDE // 2]])
-    return torch.cat([some, torch.randint(SIDE, (PLACES - len(some), 2), generator=torch.Generator().manual_seed(0))])
+    side, last = case.side, case.side - 1
+    some = torch.tensor([[0, 0], [side // 2, side // 2], [last, last], [0, side // 2]])
+    found = torch.cat([some, torch.randint(side, (PLACES - len(some), 2), generator=torch.Generator().manual_seed(0))])
+    return found[:2] if case.images > MANY else found
 
 
 @lru_cache(maxsize=1)
 def _exact(case: Case, device: torch.device) -> Tensor:
     """The means of a case, whatever its engine."""
     t, x = noisy(case)
-    images, x = images_of(case.images).images.to(device).double(), x[[0, -1]].to(device).double()
-    return exact_means(case.machine, case.border, case.patch, images, x, places(), *(float(c) for c in SCHEDULE(t)))
+    images, x = images_of(case).images.to(device).double(), x[[0, -1]].to(device).double()
+    return exact_means(case.machine, case.border, case.patch, images, x, places(case), *(float(c) for c in SCHEDULE(t)))
 
 
 def _error(case: Case, mean: Tensor, device: torch.device) -> float:
-    at = places().to(device)
+    at = places(case).to(device)
     found = mean[[0, -1]][:, :, at[:, 0], at[:, 1]].transpose(1, 2)
     return float((found - _exact(replace(case, engine=""), device)).abs().max())
 

@@ -28,6 +28,28 @@ class Sizes:
     tests: list[str]
 
 
+def cards() -> list[Case]:
+    """What the kernels of windows are for, by these alone: first of all, whether they are right, then how fast they are; and IS and ES."""
+    by = {"engine": "windows"}
+    patches = [(border, k) for border in ("circular", "zeros") for k in (3, 5, 9, 17)]
+    return [
+        Case("equivariant_local", "circular", 3, 4, 1, SIGMA, **by),
+        *(Case("equivariant_local", border, k, 5000, 1, SIGMA, **by) for border, k in patches),
+        *(Case("equivariant_local", "circular", k, 5000, 1, sigma, **by) for k in (3, 17) for sigma in (0.02, HIGH)),
+        *(Case("equivariant_local", "circular", k, 528, batch, SIGMA, **by) for k in (3, 9, 17) for batch in (1, 64)),
+        Case("equivariant_local", "circular", 9, 5000, 1, SIGMA, side=28, channels=1, **by),
+        *(Case("equivariant_local", border, 9, 500, 1, SIGMA, side=64, **by) for border in ("circular", "zeros")),
+        Case("equivariant_local", "circular", 17, 200, 1, SIGMA, side=96, **by),
+        Case("equivariant_local", "zeros", 5, 500, 1, SIGMA, side=33, **by),
+        *(Case("local", border, k, 5000, 1, SIGMA, **by) for border in ("zeros", "circular") for k in (3, 17)),
+        Case("equivariant_local", "circular", 9, 50_000, 1, SIGMA, **by),
+        Case("equivariant_local", "zeros", 9, 50_000, 20, SIGMA, **by),  # a fifth of a step of a sampler of 100 images
+        Case("ideal", None, None, 50_000, 64, HIGH),
+        Case("ideal", None, None, 50_000, 64, HIGH, "matmul"),
+        Case("equivariant", None, None, 5000, 1, HIGH),
+    ]
+
+
 def full() -> Sizes:
     """For a card: few minutes in all."""
     scores = [
@@ -40,7 +62,7 @@ def full() -> Sizes:
         *(Case("equivariant_local", border, k, 5000, 1, SIGMA) for border, k in (("circular", 3), ("zeros", 17), ("circular", 17))),
     ]
     return Sizes(
-        cases=beside(scores),
+        cases=list(dict.fromkeys([*cards(), *beside(scores)])),  # each once
         networks=list(NETWORKS),
         train=split("--steps 500 --every 250 --samples 100"),
         compare=split("--samples 500 --steps 20 --levels 4 --draws 500"),
@@ -58,7 +80,7 @@ def smoke() -> Sizes:
         Case("ideal", None, None, 8, 2, HIGH),
     ]
     return Sizes(
-        cases=beside(scores),
+        cases=[Case("equivariant_local", "zeros", 3, 3, 2, SIGMA, "windows", side=9, channels=1), *beside(scores)],
         networks=["attention"],
         train=split("--steps 4 --every 2 --samples 4 --batch 4"),
         compare=split("--samples 4 --steps 2 --levels 1 --draws 8"),

@@ -4,6 +4,7 @@ from collections import Counter
 
 from rich.table import Table
 
+from benchmarks.gpu.case import SIDE
 from benchmarks.gpu.rows import BAD
 
 SCORE = ("machine", "border", "patch", "images", "batch", "sigma", "engine")
@@ -13,7 +14,8 @@ def table(rows: list[dict], title: str) -> Table:
     """Rows with numbers; commands have their name where scores have machine and engine."""
     shown = Table(title=title, title_justify="left")
     left = ("what", "border", "engine", "result")
-    for name in ("what", "border", "patch", "images", "batch", "sigma", "engine", "first call", "seconds", "pairs/s", "error", "result"):
+    measured = ("first call", "seconds", "pairs/s", "of exp", "error")
+    for name in ("what", "border", "patch", "images", "batch", "sigma", "engine", *measured, "result"):
         shown.add_column(name, justify="left" if name in left else "right")
     for r in rows:
         if r["status"] not in ("refused", "not run"):
@@ -25,12 +27,15 @@ def _cells(r: dict) -> list[str]:
     """The cells of a row."""
     if "machine" in r:
         about = [str(r[k]) if r.get(k) is not None else "" for k in SCORE]
+        if (r.get("channels", 3), r.get("side", SIDE)) != (3, SIDE):
+            about[0] += f" {r['channels']}x{r['side']}x{r['side']}"
     else:
         about = [f"{r['part']} {r['name']}", *[""] * (len(SCORE) - 1)]
     numbers = [
         f"{r['first']:.3g}" if "first" in r else "",
         f"{r['seconds']:.3g}" if "seconds" in r else "",
         f"{r['pairs_per_second']:.1e}" if "pairs_per_second" in r else "",
+        f"{r['of_exponentials']:.2f}" if "of_exponentials" in r else "",
         f"{r['error']:.0e}" if r.get("error") is not None else "",
     ]
     return [*about, *numbers, _result(r)]

@@ -10,6 +10,7 @@ from theory.engines.engine import Case, Engine
 from theory.engines.fourier.engine import Fourier
 from theory.engines.listed import fused
 from theory.engines.listed.engine import Dense, Fused, Stream, forget
+from theory.engines.windows.cuda.launcher import is_missing
 from theory.engines.windows.engine import Windows
 from theory.errors import InputError, choices
 
@@ -81,13 +82,13 @@ def _fastest(case: Case) -> Choice:
 
 
 def _tell_what_is_missing(case: Case, refused: dict[str, str | None]) -> None:
-    if case.like.device.type == "cuda" and not case.meetings.whole and refused["triton"]:
-        _tell(refused["triton"])
+    if case.like.device.type == "cuda" and not case.meetings.whole and refused["windows"] and is_missing(refused["windows"]):
+        _tell(refused["windows"])
 
 
 @cache
 def _tell(reason: str) -> None:
-    logging.getLogger(__name__).warning("sums over patches on CUDA take up to 32 times as long without triton: %s", reason)
+    logging.getLogger(__name__).warning("sums over patches on CUDA are slow without the kernels for it: %s", reason)
 
 
 def _time(seconds: float) -> str:

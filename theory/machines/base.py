@@ -26,7 +26,7 @@ class AnalyticDenoiser(ClosedForm):
     Args:
         data: The training set.
         schedule: The noise schedule; the cosine schedule of the papers by default.
-        engine: How sums are made: ``"auto"``, the fastest exact way; ``"windows"`` (machines that see patches, on the CPU),
+        engine: How sums are made: ``"auto"``, the fastest exact way; ``"windows"`` (machines that see patches),
             ``"fourier"`` (ES), ``"stream"`` (anything), ``"triton"`` (a fused kernel for GPUs), or ``"dense"`` (small problems,
             differentiable). All agree up to rounding; `plan` tells which is taken, and why.
         memory: Working memory in bytes, beyond the training images, the result and the index (``rtol``).

@@ -20,17 +20,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.centred import Centred
 from theory.engines.lanes import LANES
 from theory.engines.state import State
 from theory.engines.windows import kernel
 from theory.engines.windows.layout import Layout, together
+from theory.engines.windows.rounding import TOLERANCE, bound, scaled
 from theory.types import Coefficients, Images, TrainingImages
 
 PIECE = 4e6  # nanoseconds of work for one thread at a time
 NUMBERS = 2**22  # pixels of training images that it reads at a time
-TOLERANCE = 4e-4  # bound on the error of a float32 logit that is used as it is
-SUMS, PIXELS = 7.0, 1.2  # see `_rounding`
+SUMS = 7.0  # units of roundoff that sums of boxes put into a logit (`theory.engines.windows.rounding.bound`)
 
 
 def sum_windows(
@@ -71,7 +70,7 @@ def sum_windows(
     try:
         states = _run(threads, x, alpha, sigma, images, log_weights, layouts, images.dtype, step)
         for state, layout in zip(states, layouts, strict=True) if images.dtype == torch.float32 else ():
-            rough = (_rounding(x, alpha, sigma, images, state.max.reshape(len(x), -1)) > TOLERANCE).nonzero()[:, 0]
+            rough = (bound(x, alpha, sigma, images, state.max.reshape(len(x), -1), SUMS) > TOLERANCE).nonzero()[:, 0]
             if len(rough):
                 (again,) = _run(threads, x[rough], alpha[rough], sigma[rough], exact, log_weights, [layout], torch.float64, step)
                 state.put((rough[:, None] * pixels + torch.arange(pixels)).flatten(), again)
@@ -100,15 +99,9 @@ def _run(
     """All pieces of ``step`` training images, merged in their order; some noisy images at a time."""
     batch = max(1, int(PIECE / (sum(layout.cost for layout in layouts) * min(step, len(images)))))
     costs = (-log_weights.double() / math.log(2)).to(dtype).split(step)
-    scales = math.sqrt(math.log2(math.e) / 2) / sigma
     widest = [max(layouts, key=lambda layout, axis=axis: layout.window[axis]) for axis in (0, 1)]
-    factors = (-alpha * scales).to(dtype)
-    # Rounding the factor of all pixels alike would add up over a window: the noisy image is scaled to fit the rounded factor. That scales
-    # all costs a little, which counts only where they are large, and is made good at the end.
-    fitting = torch.where(alpha > 0, -factors.double() / alpha, scales)
-    unfit = (scales / fitting) ** 2
-    scaled = _rounded(x * fitting[:, None, None, None], dtype)
-    queries = _bordered(scaled, widest[0].query_rows, widest[1].query_cols).contiguous()
+    images_scaled, factors, unfit = scaled(x, alpha, sigma, dtype)
+    queries = _bordered(images_scaled, widest[0].query_rows, widest[1].query_cols).contiguous()
     tables = together([layout.rows for layout in layouts]), together([layout.cols for layout in layouts])
     windows = np.array([layout.window for layout in layouts])
     bits = math.log2(len(images)) - math.log2(torch.finfo(dtype).eps / 4)
@@ -141,16 +134,6 @@ def _run(
     return [State.joined(of_size) for of_size in zip(*states, strict=True)]
 
 
-def _rounded(x: Images, dtype: torch.dtype) -> Images:
-    """Images in the precision of the work, rounded up or down by chance, the same for each image: pixels of one colour then have
-    errors that don't add up over a window."""
-    if dtype == x.dtype:
-        return x
-    chance = torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype) - 0.5
-    last_place = torch.ldexp(torch.full_like(x, torch.finfo(dtype).eps / 2), torch.frexp(x).exponent)
-    return (x + chance * last_place).to(dtype)
-
-
 def _state(best: Tensor, sums: Tensor) -> State:
     sums = sums.flatten(2).transpose(1, 2).flatten(0, 1)
     return State(-math.log(2) * best.reshape(1, -1), sums[None, :, 0], sums[None, :, 1], sums[None, :, 2:])
@@ -161,21 +144,3 @@ def _bordered(x: Images, rows: np.ndarray, cols: np.ndarray) -> Float[Tensor, "B
     rows, cols = torch.from_numpy(rows), torch.from_numpy(cols)
     inside = (rows >= 0)[:, None] & (cols >= 0)
     return x[:, :, rows.clamp(min=0)[:, None], cols.clamp(min=0)] * inside
-
-
-def _rounding(x: Images, alpha: Tensor, sigma: Tensor, images: TrainingImages, largest: Tensor) -> Tensor:
-    """Bound on the rounding error of the logits that matter, for each noisy image.
-
-    With ``l`` the largest logit without its sign and ``u`` the unit roundoff: sums of positive terms put ``SUMS u l`` into a
-    logit, however many terms; rounding the pixels puts ``PIXELS 2 sqrt(l) u (|x| + |alpha k|) / (sqrt(2) sigma)``, since
-    errors of single pixels are nearly independent. No larger error was found, rounding of training images included, on photographs,
-    digits, noise and images of one and two colours, with noise and without, for patches of 3 to 31 pixels and sigma from .01 to .95.
-    """
-    distance = (-largest).clamp(min=0).amax(1)
-    reach = (x.abs().amax((1, 2, 3)) + alpha * _reach(images)) / (math.sqrt(2) * sigma)
-    return torch.finfo(images.dtype).eps / 2 * (SUMS * distance + PIXELS * 2 * distance.sqrt() * reach)
-
-
-def _reach(images: TrainingImages) -> float:
-    """At least the largest number in the images."""
-    return images.reach if isinstance(images, Centred) else float(images.abs().max())
