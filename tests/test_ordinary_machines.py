@@ -88,6 +88,12 @@ def many(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True)
+def unread(tmp_path, monkeypatch):
+    """No pictures are kept from the test before."""
+    monkeypatch.setenv("SCORE_MACHINES_CACHE", str(tmp_path / "cache"))
+
+
 def test_a_folder_outside_all_reason_says_what_it_holds_before_it_is_read(many, tmp_path, capsys):
     (many / "0.pgm").rename(tmp_path / "0.pgm")
     (many / "0.pgm").write_bytes(b"no picture")

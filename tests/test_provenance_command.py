@@ -1,6 +1,8 @@
 """``python -m theory.provenance``: the table of one pixel, against the theory it tells of."""
 
 import re
+import runpy
+import sys
 
 import pytest
 import torch
@@ -87,14 +89,9 @@ def test_bad_options_are_refused_in_one_line(options, words, capsys):
     assert words in told and told.startswith("error: ") and told.count("\n") == 1
 
 
-def test_it_is_a_command():
-    import runpy
-    import sys
-
-    argv, sys.argv = sys.argv, ["theory.provenance", "ideal", "--dataset", "digits", "--pixel", "0,0", "--steps", "1"]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module("theory.provenance", run_name="__main__")
-    finally:
-        sys.argv = argv
+def test_it_is_a_command(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["theory.provenance", "ideal", "--dataset", "digits", "--pixel", "0,0", "--steps", "1"])
+    monkeypatch.delitem(sys.modules, "theory.provenance", raising=False)  # as in a process of its own
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("theory.provenance", run_name="__main__")
     assert ended.value.code == 0 and torch.is_grad_enabled()
