@@ -67,11 +67,12 @@ def draw(numbers: Numbers) -> Figure:
         left.plot([], [], color="k", linestyle=style, label=rf"$\sigma_t/\alpha_t={ratio:.2f}$")
     left.set(xscale="log", yscale="log", ylim=(0.02, 3), xlabel="noisy images seen", ylabel="loss above the ideal score's")
     left.legend(fontsize=6, loc="lower left", handlelength=2.6)
-    middle.plot([], [], color="k", linestyle=":", label="another start")
+    if _others(families):
+        middle.plot([], [], color="k", linestyle=":", label="another start")
     middle.plot([], [], color="k", linestyle="none", marker="x", label="trained networks")
     middle.axhline(1, color=GREY, linewidth=0.8, linestyle="--")
-    middle.set(ylim=(0, 1.5), ylabel="loss over that of ELS")
-    middle.legend(fontsize=6, loc="upper right")
+    middle.set(ylim=(0, 1.1), ylabel="loss over that of ELS")
+    middle.legend(fontsize=6, loc="upper right", bbox_to_anchor=(1, 0.9))
     right.set(yscale="log", ylabel="promised gain of a step")
     right.plot([], [], color="k", label="residual")
     right.plot([], [], color="k", linestyle=":", label="noise floor")
@@ -81,6 +82,11 @@ def draw(numbers: Numbers) -> Figure:
     for axes, mark, title in ((left, "a", "descent"), (middle, "b", "challengers"), (right, "c", "residual")):
         letter(axes, mark, title)
     return figure
+
+
+def _others(families: dict) -> bool:
+    """Whether somebody went down from another start."""
+    return any(c["independent"] for told in families.values() for level in told["challenges"] for c in level)
 
 
 def _shown(told: dict) -> list[float]:
@@ -118,15 +124,15 @@ def caption(numbers: Numbers) -> str:
     below = [r for r, best, loss in zip(full["ratios"], full["best_known"], full["loss_fresh"], strict=True) if best < 0.98 * loss]
     converged = "; ".join(f"{MODEL[name]}: {sum(f['converged'])} of {len(f['converged'])} levels" for name, f in families.items())
     lower = f"Somebody lies below full attention by more than 2% at {len(below)} levels. " if below else ""
+    other = "dotted: a second descent from another start, with fewer pictures; " if _others(families) else ""
     return (
         "The attention score has no formula: it is found by descent on noisy pictures that are drawn fresh, with functions of a patch "
         f"and of the noise built from learned features ({full['features']}). "
         "(a) Its loss on the way, at noise levels where attention has most to say, over "
-        f"{full['images'] / 1e6:.2g} million pictures, each used four times: all levels together at first, then each by "
+        f"{full['images'] / 1e6:.2g} million pictures, each used two to four times: all levels together at first, then each by "
         "itself on pictures of its own; markers: on the certificate's pictures; thin horizontal lines: a trained network, after 47 "
         "million. Levels join from the middle outwards, and are high until they do. "
-        "(b) Where it ends, with three standard errors, as a share of the loss of ELS; dotted: a second descent from another start, "
-        "with fewer pictures; crosses: the networks. "
+        f"(b) Where it ends, with three standard errors, as a share of the loss of ELS; {other}crosses: the networks. "
         f"A level counts as converged where the second descent agrees and nobody lies below ({converged}). {lower}"
         "(c) What one more whitened gradient step promises on fresh pictures, beside what sampling noise alone would make it seem "
         "(dotted). Every loss is an upper bound on the optimum."
