@@ -263,6 +263,18 @@ def test_what_has_no_gradient_is_said_to(pixels, tmp_path):
     assert "receptive field was not measured" in " ".join(report["warnings"])
 
 
+def test_gradients_that_are_not_finite_are_no_field():
+    """Behind ``torch.where`` the branch that is not taken has a gradient of 0 times NaN."""
+
+    class Branches(nn.Module):
+        def forward(self, x, t):
+            return torch.where(x > -9, x / 2, (x - 10).sqrt())
+
+    report, tensors = looked_at(Branches())
+    assert "not finite" in report["gradients"] and all(level["field"] is None for level in report["levels"])
+    assert tensors["fields"].isfinite().all()
+
+
 @pytest.mark.parametrize(("largest", "field", "expected"), [(15, 5, [3, 5, 7, 9]), (7, None, [3, 5, 7]), (1, 1, [1]), (63, 63, 8)])
 def test_patch_sizes_to_try(largest, field, expected):
     sizes = sizes_to_try(largest, field)

@@ -154,6 +154,7 @@ BAD = [
     (["--dataset", "toy", "--patch-size", "big"], "--patch-size 'big'"),
     (["--dataset", "toy", "--border", "mirror"], "border 'mirror'"),
     (["--dataset", "toy", "--machines", "ideal", "attention"], "machine 'attention'"),
+    (["--dataset", "toy", "--machines", "nearest:count=9"], "machine 'nearest:count=9': expected nearest without options"),
     (["--dataset", "toy", "--schedule", "linear"], "schedule 'linear'"),
     (["--dataset", "toy", "--sampler", "euler"], "sampler 'euler'"),
     (["--dataset", "toy", "--levels", "0"], "--levels 0"),

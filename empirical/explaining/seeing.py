@@ -57,6 +57,8 @@ def seen(
             field = sensitivity(_Labelled(network, label), noisy.x_t[:8], t).cpu().square() if not reason else torch.zeros(height, width)
         except (RuntimeError, InputError) as error:  # a function that autograd does not run through
             reason, field = f"no gradient runs through it ({str(error).splitlines()[0][:80]})", torch.zeros(height, width)
+        if not field.isfinite().all():  # as behind a torch.where whose other branch is not finite
+            reason, field = f"its gradients at t = {t:g} are not finite", torch.zeros(height, width)
         answers = network.denoise(noisy.x_t, t, label)
         shifts = {s: _shifted(network, noisy.x_t, answers, t, s, label) for s in SHIFTS if s < min(height, width)}
         levels.append(

@@ -57,6 +57,8 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     require(config.dtype in ("float32", "float64"), f"--dtype {config.dtype!r}", "'float32' or 'float64'")
     names = tuple(MACHINES) if "all" in config.machines else tuple(dict.fromkeys(config.machines))
     for name in names:
+        plain, colon, _ = name.partition(":")
+        require(not (colon and plain in MACHINES), f"machine {name!r}", f"{plain} without options, which empirical.compare takes")
         require(name in MACHINES, f"machine {name!r}", choices(MACHINES))
     for name in config.families or ():
         require(name in FAMILIES or name == "all", f"family {name!r}", choices([*FAMILIES, "all"]))
