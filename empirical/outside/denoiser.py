@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from empirical.checks import checked_times
 from theory.denoiser import Denoiser, Posterior, require_noise
 from theory.discrete import DiscreteSchedule
 from theory.errors import InputError, choices
@@ -154,16 +155,7 @@ class OutsideDenoiser(Denoiser):
         return out
 
     def _checked(self, x_t: Tensor, t: Times, label: BatchLabels | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        if tuple(x_t.shape[1:]) != self.shape or len(x_t) == 0:
-            expected = f"(B, {', '.join(map(str, self.shape))})"
-            raise InputError(f"x_t of shape {tuple(x_t.shape)}", expected, "use images like those the network was trained on")
-        if not x_t.isfinite().all():
-            raise InputError("x_t with NaN or infinite pixels", "finite noisy images", "check where they come from")
-        times = torch.as_tensor(t, dtype=torch.float64, device=x_t.device)
-        if times.ndim > 1 or (times.ndim == 1 and len(times) != len(x_t)):
-            given = f"time t of shape {tuple(times.shape)} for {len(x_t)} images"
-            raise InputError(given, f"shape () or ({len(x_t)},)", "pass one or one each")
-        times = times.expand(len(x_t))
+        times = checked_times(x_t, t, self.shape)
         alpha, sigma = self.schedule(times)
         require_noise(sigma)
         if (alpha == 0).any() and (self.prediction in ("epsilon", "score") or self.time == "sigma"):

@@ -1,7 +1,7 @@
 """Pieces of work side by side in threads, which share the cores.
 
-Small products gain little from a second core, and lose to waiting for it: two descents on a core each are 1.4 times as fast as one
-after the other on both. Torch gives way to other threads while it computes.
+Small products gain little from a second core, and lose to waiting for it: two processes on a core each took two descents 1.4 times as
+fast as one process on both. Threads will do, since torch gives way to others while it computes.
 """
 
 import threading
