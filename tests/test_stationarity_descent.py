@@ -151,9 +151,8 @@ def test_many_images_are_used_half_as_often():
 
 
 def test_levels_open_from_where_els_loses_most():
-    levels = Range(
-        torch.linspace(0.1, 0.9, 9, dtype=torch.float64), torch.tensor([0, 0.1, 0.5, 2.0, 1.0, 0.4, 0.2, 0.1, 0.0], dtype=torch.float64)
-    )
+    els = torch.tensor([0, 0.1, 0.5, 2.0, 1.0, 0.4, 0.2, 0.1, 0.0], dtype=torch.float64)
+    levels = Range(torch.linspace(0.1, 0.9, 9, dtype=torch.float64), els, torch.ones_like(els))
     low, high = levels.open(0.0)
     assert low < 0.4 < high and high - low < 0.05
     ends = [levels.open(x) for x in np.linspace(0, 1, 30)]
@@ -210,9 +209,10 @@ def test_a_descent_lowers_the_loss_and_averages_its_weights():
 def test_one_step_is_adam_on_the_weighted_mean():
     """The first step of Adam moves every number by the rate against the sign of its gradient."""
     down = descent()
-    groups = down.task.source.groups(torch.tensor([0.3, 0.6], dtype=torch.float64), 3, (1,))
+    groups = down.task.source.groups(torch.tensor([0.3, 0.6], dtype=torch.float64), 3, (1,), torch.tensor([4.0, 2.0], dtype=torch.float64))
+    assert float(groups.counts.max()) > 1.01  # images count by how they were chosen
     weights = down.task.levels.weights(groups.t)
-    value = (down.loss(down.theta, groups).mean(1) * weights).mean()
+    value = ((down.loss(down.theta, groups) * groups.counts).mean(1) * weights).mean()
     (gradient,) = torch.autograd.grad(value, down.theta)
     before = down.theta.detach().clone()
     down._step(groups)

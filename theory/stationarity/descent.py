@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from theory.stationarity.choice import surplus
 from theory.stationarity.curve import Layout, hats, units
 from theory.stationarity.equations import Head
 from theory.stationarity.fresh import Groups, Source
@@ -40,7 +41,7 @@ AVERAGE = 800  # steps over which weights are averaged; a tenth of all in a shor
 FLOOR = 0.02  # share of the largest ELS loss that is added to that of a level
 OPENING = 0.6  # share of the steps until all levels are open
 FIRST = 0.05  # share of the levels that are open at the start
-PILOT = (32, 64)  # levels, and images of each, that the ELS loss is estimated from
+PILOT = (32, 256)  # levels, and images of each, that the ELS loss is estimated from
 
 CHECKS = 20  # looks at the watched images
 NOTHING = 1e-6  # share of the target's mean square that is no loss at all
@@ -79,11 +80,13 @@ class Range:
     Attributes:
         times: Equally spaced, ascending, in float64 on the CPU.
         els: Loss of ELS there, of the posterior mean.
+        surplus: How many images to draw there for each that is learned from (`theory.stationarity.choice`).
         negligible: A loss that is none.
     """
 
     times: Float[Tensor, " L"]
     els: Float[Tensor, " L"]
+    surplus: Float[Tensor, " L"]
     negligible: float = 0.0
 
     @classmethod
@@ -92,20 +95,25 @@ class Range:
         levels, count = PILOT
         times = torch.linspace(low, high, levels if high > low else 1, dtype=torch.float64)
         draws = source.groups(times, count, seed).draws
-        loss = (draws.els - draws.target).double().square().sum((-2, -1)).mean(1).cpu()
+        losses = (draws.els - draws.target).double().square().sum((-2, -1)).cpu()
         mean = source.data.images.double().square().flatten(1).sum(1)
         negligible = NOTHING * float(mean @ source.data.weights / source.data.weights.sum())
         negligible = negligible or NOTHING  # black images alone: there is no size to compare with
-        return cls(times, loss / units(source.basis.prediction, *source.schedule(times)).square(), negligible)
+        unit = units(source.basis.prediction, *source.schedule(times))
+        return cls(times, losses.mean(1) / unit.square(), surplus(losses), negligible)
 
     def at(self, t: float) -> "Range":
         """That of a single level."""
         here = torch.tensor([t], dtype=torch.float64)
-        return Range(here, self.els_at(here), self.negligible)
+        return Range(here, self.els_at(here), self.surplus_at(here), self.negligible)
 
     def els_at(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Loss of ELS, of the posterior mean, linear between the levels where it was measured."""
         return torch.from_numpy(np.interp(t.numpy(), self.times.numpy(), self.els.numpy()))
+
+    def surplus_at(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """How many images to draw for each that is learned from, likewise."""
+        return torch.from_numpy(np.interp(t.numpy(), self.times.numpy(), self.surplus.numpy()))
 
     def open(self, share: float) -> tuple[float, float]:
         """Lowest and highest open time after a share of the opening."""
@@ -230,7 +238,7 @@ class Descent:
         low, high = self.task.levels.open(share / self.task.opening if self.task.opening else 1.0)
         places = (np.arange(GROUPS)[:, None] + rng.random((GROUPS, steps))) / GROUPS
         times = torch.from_numpy(low + (high - low) * places.flatten())
-        groups = self.task.source.groups(times, IMAGES, (*seed, 1))
+        groups = self.task.source.groups(times, IMAGES, (*seed, 1), self.task.levels.surplus_at(times))
         self.learner = self.task.model.with_head(self.task.head(share))
         for _ in range(passes):
             order = rng.permuted(np.arange(GROUPS * steps).reshape(GROUPS, steps), axis=1)
@@ -243,7 +251,7 @@ class Descent:
         if len(self.task.times) == 1:
             groups = groups.together()  # all at one level, with the same functions
         weights = self.task.levels.weights(groups.t).to(self.theta)
-        value = (self.loss(self.theta, groups).mean(1) * weights).mean()
+        value = ((self.loss(self.theta, groups) * groups.counts).mean(1) * weights).mean()
         self.adam.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_([self.theta], CLIP)

@@ -4,6 +4,7 @@ A solver that sees the same noisy images again and again fits these. Here they c
 replaced. A pool is reproducible from its number alone, so that an interrupted solve goes on with the same bytes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,10 +16,22 @@ from theory.data.imageset import ImageSet
 from theory.machines import Ideal
 from theory.noise import Schedule
 from theory.stationarity.basis import LocalBasis, predicted
+from theory.stationarity.choice import chosen
 from theory.stationarity.learned import Draws
 from theory.types import Float, Images
 
 BATCH = 2000  # images evaluated at a time
+
+
+def _batches(counts: list[int]) -> Iterator[slice]:
+    """Groups of so many images in batches of at most `BATCH`, or of one group."""
+    start = total = 0
+    for i, count in enumerate(counts):
+        if i > start and total + count > BATCH:
+            yield slice(start, i)
+            start, total = i, 0
+        total += count
+    yield slice(start, len(counts))
 
 
 class Groups(NamedTuple):
@@ -27,18 +40,21 @@ class Groups(NamedTuple):
     Attributes:
         draws: What their patches tell, and their targets; ``u`` has shape ``(G, n, P, I)`` and so on.
         t: Time of each group, in float64.
+        counts: What each image counts in a mean over its group.
     """
 
     draws: Draws
     t: Float[Tensor, " G"]
+    counts: Float[Tensor, "G n"]
 
     def together(self) -> "Groups":
         """One group of all images, where all are at one time."""
-        return Groups(Draws(*(x.flatten(0, 1)[None] for x in vars(self.draws).values())), self.t[:1])
+        return Groups(Draws(*(x.flatten(0, 1)[None] for x in vars(self.draws).values())), self.t[:1], self.counts.flatten()[None])
 
     def part(self, rows: Tensor) -> "Groups":
         """Some of the groups."""
-        return Groups(self.draws.part(rows.to(self.draws.u.device)), self.t.index_select(0, rows.to(self.t.device)))
+        there = rows.to(self.draws.u.device)
+        return Groups(self.draws.part(there), self.t.index_select(0, rows.to(self.t.device)), self.counts.index_select(0, there))
 
 
 @dataclass(frozen=True)
@@ -59,17 +75,30 @@ class Source:
     dtype: torch.dtype
     device: torch.device
 
-    def groups(self, t: Float[Tensor, " G"], count: int, seed: tuple[int, ...]) -> Groups:
+    def groups(self, t: Float[Tensor, " G"], count: int, seed: tuple[int, ...], surplus: Float[Tensor, " G"] | None = None) -> Groups:
         """``count`` images for each of some times.
 
         Args:
             t: Times, in float64 on the CPU.
             count: Images of a group.
-            seed: Seed of images and noise.
+            seed: Seed of images, noise and choice.
+            surplus: How many images to draw for each that is kept (`theory.stationarity.choice`); all are kept if None.
         """
-        times = t.repeat_interleave(count)
-        u, els, target = (x.unflatten(0, (len(t), count)) for x in vars(self.told(self.noisy(times, seed), times)).values())
-        return Groups(Draws(u, els, target), t)
+        drawn = [count] * len(t) if surplus is None else (count * surplus).round().int().tolist()
+        times = t.repeat_interleave(torch.tensor(drawn))
+        x_t, starts = self.noisy(times, seed), np.cumsum([0, *drawn])
+        uniform = np.random.default_rng((*seed, 1)).random(len(t))
+        kept, counts = [], []
+        for some in _batches(drawn):
+            rows = slice(starts[some.start], starts[some.stop])
+            told = self.told(x_t[rows], times[rows])
+            losses = (told.els - told.target).double().square().sum((-2, -1)).cpu().split(drawn[some])
+            picked = [chosen(x, count, u) for x, u in zip(losses, uniform[some].tolist(), strict=True)]
+            offsets = torch.from_numpy(starts[some] - starts[some.start])
+            kept.append(told.part(torch.cat([r + o for (r, _), o in zip(picked, offsets, strict=True)]).to(told.u.device)))
+            counts.extend(c for _, c in picked)
+        draws = Draws(*(torch.cat(x).unflatten(0, (len(t), count)) for x in zip(*(vars(k).values() for k in kept), strict=True)))
+        return Groups(draws, t, torch.stack(counts).to(draws.u))
 
     def noisy(self, t: Float[Tensor, " n"], seed: tuple[int, ...]) -> Images:
         """An image drawn by weight for each time, with noise; random numbers are the CPU's on every device."""

@@ -30,7 +30,7 @@ class Options:
         embedding: Numbers ``d`` in a query or key of the families where it is free.
         features: Learned features of a patch.
         images: Fresh noisy images to solve on, over all levels together, in whole pools of at most 4,864 (`Pools`); each is
-            used a few times.
+            used a few times. Where few images matter, these are chosen from up to eight times as many (`theory.stationarity.choice`).
         refinement: How often the intervals between levels are halved: ``2**refinement - 1`` more knots in each, equally spaced in
             ``log(sigma / alpha)``, at which functions are solved too.
         challenge: Whether to solve a second time, from another start, with half the features and images.

@@ -1,5 +1,6 @@
 """From a data set to solved attention scores at all levels."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from theory.stationarity.solution import MEMORY, Setting, SolvedScore
 from theory.stationarity.solver import Found, Solved, Solver, with_parents
 
 DEFAULTS = Options()
+SAME = 1e-9  # relative difference of times that are one
 
 
 class Progress(NamedTuple):
@@ -78,7 +80,8 @@ class Plan:
     Attributes:
         data, schedule: Training set and noise.
         names: Families; those they start from are solved too (`with_parents`).
-        times: Noise levels: knots of the functions, at which solutions are certified; with those between them (``options.refinement``).
+        times: Noise levels: knots of the functions, at which solutions are certified; with those between them (``options.refinement``),
+            and those of ``starts``.
         patch_size: Height and width of what a pixel sees.
         border: ``"zeros"`` or ``"circular"``.
         options: How to solve.
@@ -86,7 +89,7 @@ class Plan:
         memory: Working memory in bytes, beyond the features.
         starts: Solutions that the first descent of their family goes on from, each level by itself. All functions of a run are written in
             the coordinates of these.
-        within: Range of ``sigma / alpha`` in which they go on; at other knots they stay as they are.
+        within: Range of ``sigma / alpha`` in which they go on, and get knots between the levels; elsewhere they stay as they are.
     """
 
     data: ImageSet
@@ -165,12 +168,16 @@ class Plan:
 
     @property
     def knots(self) -> tuple[float, ...]:
-        """The noise levels and those between them, ascending."""
+        """The noise levels and, in the range that is solved, those between them; and the knots of starts. Ascending."""
         times = torch.tensor(sorted(self.times), dtype=torch.float64)
         alpha, sigma = self.schedule(times)
-        out = self.schedule.time(refined((sigma / alpha).log(), self.options.refinement).exp())
-        out[:: 2**self.options.refinement] = times  # without rounding
-        return tuple(out.tolist())
+        s = refined((sigma / alpha).log(), self.options.refinement)
+        new = self.schedule.time(s.exp())
+        new[:: 2**self.options.refinement] = times  # without rounding
+        low, high = self.within
+        inside = new[(s.exp() >= low) & (s.exp() <= high)].tolist()
+        kept = [*self.times, *(t for start in self.starts for t in start.setting.times)]
+        return tuple(sorted({*kept, *(t for t in inside if not any(math.isclose(t, k, rel_tol=SAME) for k in kept))}))
 
     def source(self) -> Source:
         """Where noisy images come from."""
