@@ -377,15 +377,20 @@ def test_a_solve_goes_on_from_a_saved_solution_at_more_knots(finished, tmp_path)
 
 
 def test_a_solve_goes_on_within_a_range_and_stays_as_it_is_elsewhere(finished, tmp_path):
-    more = ["--families", "full", "--images", "4000", "--fresh", "400", "--features", "8", "--embedding", "4"]
+    """Knots between the levels are added in the range alone, and stay when it goes on once more."""
+    more = ["--families", "full", "--images", "2000", "--fresh", "400", "--features", "8", "--embedding", "4"]
     before = SolvedScore.load(finished / "attention" / "full", STRIP)
-    ratios = [float(s / a) for a, s in map(SCHEDULE, before.setting.times)]
-    within = ["--within", "0", str(ratios[0] * 1.01)]
+    low, high = (float(s / a) for a, s in map(SCHEDULE, before.setting.times))
+    within = ["--within", "0", str(0.99 * (low * high) ** 0.5), "--refinement", "2"]  # the first of three knots between
     assert run(*SMALL, *more, "--start", finished / "attention", *within, "--out", tmp_path / "on") in (0, 1)
     after = SolvedScore.load(tmp_path / "on" / "attention" / "full", STRIP)
-    assert torch.equal(after.points[1].coefficients, before.points[1].coefficients)
+    assert [float(s / a) for a, s in map(SCHEDULE, after.setting.times)] == pytest.approx([low, low**0.75 * high**0.25, high])
+    assert torch.equal(after.points[2].coefficients, before.points[1].coefficients)
     old, new = ([h[-1]["images"] if h else 0 for h in s.descent["alone"]] for s in (before, after))
-    assert new[0] > old[0] and new[1] == old[1]
+    assert new[0] > old[0] and new[1] > 0 and new[2] == old[1]
+    again = ["--start", tmp_path / "on" / "attention", "--within", str(high * 0.99), "99", "--out", tmp_path / "again"]
+    assert run(*SMALL, *more, *again) in (0, 1)
+    assert SolvedScore.load(tmp_path / "again" / "attention" / "full", STRIP).setting.times == after.setting.times
 
 
 @pytest.mark.parametrize(
