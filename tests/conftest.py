@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each worker is a core, and so are the
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 for module in (
+    "clustered.kernel",
     "compiled",
     "exponential",
     "lanes",

@@ -23,6 +23,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from theory.data.imageset import ImageSet
+from theory.engines.clustered.sums import Clustered
 from theory.engines.listed.source import Keys, KeySource, stored
 from theory.engines.listed.stream import stream_sum
 from theory.errors import InputError, choices
@@ -35,6 +36,7 @@ DIRECTIONS = 24  # principal directions kept as features
 NEGLIGIBLE = 1e-9  # share of the variance below which a direction is dropped
 HELD_OUT = 16  # random features that test a solution
 DRAWN = 2**15  # patches that clusters are fitted to, where there are more
+FILLED = 16  # keys of a cluster, on average, from which sums by clusters are worth it
 PIECE = 2**22  # numbers in flight when features are evaluated
 PREDICTIONS = ("sample", "epsilon", "score")
 
@@ -162,6 +164,11 @@ class Patches:
     centre: Tensor
     clusters: Tensor
 
+    @property
+    def count(self) -> int:
+        """Number of clusters."""
+        return len(self.clusters)
+
     def psi(self, projected: Float[Tensor, "n r"], centres: Float[Tensor, "n C"]) -> Float[Tensor, "n v"]:
         """Central pixel, scaled principal components and cluster (one-hot) of clean patches."""
         nearest = torch.cdist(projected, self.clusters.to(projected)).argmin(1)
@@ -186,6 +193,7 @@ class Coordinates:
         self.channels = data.images.shape[1]
         self._data = data
         self._sources: dict[tuple, KeySource] = {}
+        self._clustered: Clustered | None = None
         self.clean = self._describe(seed, clusters)
         self.rank = min(DIRECTIONS, len(self.clean.scales))
         height, width = sites.block.window
@@ -245,10 +253,31 @@ class Coordinates:
                 weights = log_weights[start * self.sites.count : stop * self.sites.count]
                 return Keys(*(x.to(like)[None] for x in (projected, self.clean.psi(projected, centres), weights)))
 
-            width = self.channels + self.rank + len(self.clean.clusters)
+            width = self.channels + self.rank + self.clean.count
             source = KeySource(read, len(self._data), 1, self.sites.count, len(self.clean.scales), width)
             self._sources[key] = stored(source) if source.numbers * 8 <= self.memory / 4 else source
         return self._sources[key]
+
+    def clustered(self, like: Tensor) -> Clustered | None:
+        """The same keys cluster by cluster, for the CPU in float32, where they are kept and fill blocks; else None."""
+        source = self.source(like)
+        if not (source.kept and like.device.type == "cpu" and like.dtype == torch.float32 and source.items >= FILLED * self.clean.count):
+            return None
+        if self._clustered is None:
+            keys, values, log_weights = (x[0] for x in source.read(0, source.items)[:3])
+            values, member = values.tensor_split([-self.clean.count], 1)
+            self._clustered = Clustered.of(keys, values, log_weights, member.argmax(1), self.clean.count)
+        return self._clustered
+
+    def posterior(self, queries: Float[Tensor, "Q r"], alpha: Tensor, sigma: Tensor, like: Tensor) -> Float[Tensor, "Q v"]:
+        """Posterior mean of psi given noisy patches in coordinates along the directions, in float64."""
+        if (clustered := self.clustered(like)) is None:
+            return stream_sum(queries[None], alpha, sigma, self.source(like), self.memory // 2).mean[0]
+        clusters, values, spoilt = clustered.sums(queries, alpha, sigma)
+        mean = torch.cat([values, clusters], -1)
+        if rows := spoilt.nonzero()[:, 0].tolist():
+            mean[rows] = stream_sum(queries[None, rows], alpha[rows], sigma[rows], self.source(like), self.memory // 2).mean[0]
+        return mean
 
     def __call__(self, x_t: Images, alpha: Tensor, sigma: Tensor) -> Told:
         """What patches tell at the pixels of the class."""
@@ -264,10 +293,8 @@ class Coordinates:
         pixel = patches[..., clean.centre]
         projected = (patches - a * clean.mean) @ clean.directions
         coefficients = (c.double().repeat_interleave(count) for c in (alpha, sigma))
-        queries = projected.reshape(1, batch * count, -1)
-        state = stream_sum(queries, *coefficients, self.source(x_t), self.memory // 2)
-        ends = [self.channels, self.channels + self.rank]
-        els, components, clusters = state.mean.double().reshape(batch, count, -1).tensor_split(ends, -1)
+        told = self.posterior(projected.flatten(0, 1), *coefficients, x_t).reshape(batch, count, -1)
+        els, components, clusters = told.tensor_split([self.channels, self.channels + self.rank], -1)
         directions = clean.directions[:, : self.rank]
         seen = (projected / torch.sqrt((a * clean.scales) ** 2 + s**2))[..., : self.rank]
         mean, directions, components, seen = (x.to(x_t) for x in (clean.mean, directions, components * clean.scales[: self.rank], seen))
