@@ -27,7 +27,7 @@ test: $(VENV)/.installed
 
 # What takes more than ten seconds each: training, solving to a reference, being killed.
 test-slow: $(VENV)/.installed
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -n auto --dist worksteal
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
