@@ -67,8 +67,9 @@ class Windows(Engine):
         launcher, training = self._launcher or cards.card(x.device.index or 0), case.training
 
         def prepared(dtype: torch.dtype) -> sums.Prepared:
-            make = lambda: sums.Prepared.of(_layout(case), x.shape[1], dtype, launcher)  # noqa: E731
-            return training.kept(("card", case.meetings, dtype, launcher.device), make)
+            most = sums.together(len(x)) if dtype == x.dtype else 1
+            make = lambda: sums.Prepared.of(_layout(case), x.shape[1], dtype, launcher, most)  # noqa: E731
+            return training.kept(("card", case.meetings, dtype, launcher.device, most), make)
 
         exact = lambda: _read(replace(case, like=case.like.double()), launcher)  # noqa: E731
         images = _read(case, launcher), training.own(case.label)[1].to(x), exact
