@@ -100,7 +100,7 @@ class AnalyticDenoiser(ClosedForm):
         """Of one kind: without candidates that may be left out, for the images for which that pays, and exactly otherwise."""
         exact, pruned = choose(case, self.engine), Pruned(self.rtol)
         if pruned.refuses(case.meetings, case.like):
-            return self._told(case, exact.engine, exact.engine.sum(case, x_t, alpha, sigma), x_t, sigma)
+            return self._told(case, exact.engine, exact.engine.leaving_out(self.rtol).sum(case, x_t, alpha, sigma), x_t, sigma)
         pays = pruned.pays(case, x_t, alpha, sigma, exact.engine.cost(case))
 
         def summed(kind: tuple[bool], *some: Tensor) -> Posterior:
@@ -112,9 +112,11 @@ class AnalyticDenoiser(ClosedForm):
     def _told(self, case: Case, engine: Engine, state: State, x_t: Images, sigma: Coefficients) -> Posterior:
         """The posterior from the state of all queries."""
         state, meetings = self.training.complete(state), case.meetings
-        centre = self.training.centre(case.label).to(x_t.device) if engine.centred else 0.0
+        centre = self.training.centre_on(case.label, x_t.device) if engine.centred else 0.0
         values = state.mean.reshape(x_t.shape) if meetings.whole else state.mean.reshape(len(x_t), *x_t.shape[2:], -1).permute(0, 3, 1, 2)
-        partners, area = (table.to(x_t.device) for table in (meetings.partners, meetings.area))
+        partners, area = self.training.kept(
+            ("tables", meetings, x_t.device), lambda: [table.to(x_t.device) for table in (meetings.partners, meetings.area)]
+        )
         log_sum, ess, skipped = (v.reshape(len(x_t), *partners.shape) for v in (state.log_sum, state.ess, state.skipped_share))
         log_evidence = log_sum - torch.log(partners) - x_t.shape[1] * area * torch.log(sigma * math.sqrt(2 * math.pi)).reshape(-1, 1, 1)
         where = (slice(None),) if self.per_pixel else (slice(None), 0, 0)

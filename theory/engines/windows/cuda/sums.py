@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from theory.captured import answer
 from theory.centred import Centred
 from theory.engines.state import State
 from theory.engines.windows.cuda.launcher import Launcher, Module
@@ -118,13 +119,14 @@ def sum_windows(
         The state of one group of ``B H W`` queries, image by image and pixel by pixel.
     """
     pixels = math.prod(x.shape[-2:])
-    if not bool((log_weights > -math.inf).any()):
+    if not answer((log_weights > -math.inf).any(), True):
         return State.empty(1, len(x) * pixels, x.shape[1], x.device)
     state = _run(x, alpha, sigma, images, log_weights, prepared, memory, launcher)
     if images.dtype == torch.float32:
         error = bound(x, alpha, sigma, images, state.max.reshape(len(x), -1), SUMS)
-        rough = (~(error <= TOLERANCE)).nonzero()[:, 0]
-        if len(rough):
+        within = error <= TOLERANCE  # false for what is no number
+        if not answer(within.all(), True):
+            rough = (~within).nonzero()[:, 0]
             double = _run(x[rough], alpha[rough], sigma[rough], exact(), log_weights, again(), memory, launcher)
             state.put((rough[:, None] * pixels + torch.arange(pixels, device=x.device)).flatten(), double)
     return state
