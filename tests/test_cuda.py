@@ -126,7 +126,9 @@ def test_instructions_are_no_more_than_what_the_plan_expects_of_them():
 def test_noisy_images_that_share_a_block_read_a_quarter_less_and_issue_a_tenth_less():
     """By the counts of the disassembly for sm_90 that docs/engines.md has: 11.5 + 17.3 instructions a pair alone, 10.9 + 14.2 for two."""
     for k in (3, 9, 17):
-        alone, two = (sums._choose(layout(meetings.everywhere(BIG, (k, k))), 3, torch.float32, Limits(232_448, 132), 0, n).plan for n in (1, 2))
+        alone, two = (
+            sums._choose(layout(meetings.everywhere(BIG, (k, k))), 3, torch.float32, Limits(232_448, 132), 0, n).plan for n in (1, 2)
+        )
         assert (alone.noisy, two.noisy) == (1, 2)
         per_pair = [p.made / (p.rows * p.programs * p.noisy) + p.summed / (p.q * p.noisy) for p in (alone, two)]
         assert per_pair[1] < 0.9 * per_pair[0]

@@ -1,9 +1,9 @@
 """What a CUDA graph can capture: questions to a card whose usual answer is known are asked together, after everything was done.
 
 A score asks its card a few questions: are all pixels finite, has any image a weight, does rounding move any logit by more than it may? Each
-answer makes the host wait, and a CUDA graph can't wait. While `unanswered` is open, `answer` gives the usual answer at once and keeps the doubt.
-`Captured` records one call of a function (a step of a sampler, say) as a graph, replays it, and reads all doubts back at once: where one was
-justified, the call is made again in the ordinary way. So a replayed call is as exact as any, with one read-back.
+answer makes the host wait, and a CUDA graph can't wait. While `unanswered` is open, `answer` gives the usual answer at once and keeps the
+doubt. `Captured` records one call of a function (a step of a sampler, say) as a graph, replays it, and reads all doubts back at once: where
+one was justified, the call is made again in the ordinary way. So a replayed call is as exact as any, with one read-back.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ def unanswered() -> Iterator[list[Tensor]]:
 class Captured:
     """A function of noisy images as a CUDA graph.
 
-    The first call in the ordinary way compiles kernels and puts on the card what is kept there. The graph uses the memory of that: don't free it
+    A first call in the ordinary way compiles kernels and puts on the card what is kept there. The graph uses that memory: don't free it
     (``machine.training.free()``) while the graph is in use.
 
     Args:

@@ -77,8 +77,8 @@ class Engine(ABC):
             image count once for each of its candidates.
         """
 
-    def leaving_out(self, rtol: float) -> "Engine":
-        """This engine, without candidates of a share ``rtol`` of the weight where it can tell which these are."""
+    def leaving_out(self, rtol: float, case: Case) -> "Engine":
+        """This engine, without candidates of a share ``rtol`` of the weight where it can tell which these are; else itself."""
         return self
 
     def sweep(self, cases: Sequence[Case], x: Images, alpha: Coefficients, sigma: Coefficients) -> list[State]:

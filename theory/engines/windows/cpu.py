@@ -17,7 +17,6 @@ from threading import local
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from theory.engines.lanes import LANES

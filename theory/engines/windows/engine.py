@@ -38,8 +38,9 @@ class Windows(Engine):
     def __init__(self, launcher: Launcher | None = None, rtol: float = 0.0) -> None:
         self._launcher, self._rtol = launcher, rtol
 
-    def leaving_out(self, rtol: float) -> "Windows":
-        return Windows(self._launcher, rtol) if rtol > 0 else self
+    def leaving_out(self, rtol: float, case: Case) -> "Windows":
+        on_card = self._launcher is not None or case.like.device.type == "cuda"
+        return Windows(self._launcher, rtol) if rtol > 0 and on_card and tiles.suits(case.meetings) else self
 
     def refuses(self, meetings: Meetings, like: Tensor) -> str | None:
         if self._launcher is None and like.device.type not in ("cpu", "cuda"):
@@ -72,15 +73,29 @@ class Windows(Engine):
         launcher, training = self._launcher or cards.card(x.device.index or 0), case.training
         images, log_weights = _read(case, launcher), training.weighed(case.label, x)
         exact = lambda: _read(replace(case, like=case.like.double()), launcher)  # noqa: E731
-        shifted = training.shifted(case.label, x, alpha)
+
+        def prepared(dtype: torch.dtype, most: int) -> sums.Prepared:
+            make = lambda: sums.Prepared.of(_layout(case), x.shape[1], dtype, launcher, most)  # noqa: E731
+            return training.kept(("card", case.meetings, dtype, launcher.device, most), make)
+
+        def summed(rows: Tensor | None, *noisy: Tensor) -> State:
+            """After some training images, or after all."""
+            given = [images, log_weights, exact] if rows is None else [images[rows], log_weights[rows], lambda: _rows(exact(), rows)]
+            ready = prepared(x.dtype, sums.together(len(noisy[0])))
+            return sums.sum_windows(*noisy, *given, ready, lambda: prepared(torch.float64, 1), training.memory, launcher)
+
+        def pruned(*noisy: Tensor) -> State:
+            """Of one noisy image."""
+            return tiles.sum_pruned(
+                known.costs(*noisy, _layout(case), launcher), log_weights, self._rtol, lambda rows: summed(rows, *noisy)
+            )
+
+        noisy = training.shifted(case.label, x, alpha), alpha, sigma
         try:
-            if self._rtol > 0 and waits() and (known := _tiles(case, images)):
-                some = [
-                    self._pruned(case, known, images, log_weights, exact, launcher, *(v[i : i + 1] for v in (shifted, alpha, sigma)))
-                    for i in range(len(x))
-                ]
-                return State.joined(some)
-            return self._summed(case, shifted, alpha, sigma, images, log_weights, exact, launcher)
+            known = _tiles(case, images) if self._rtol > 0 and waits() else None
+            if known is None:
+                return summed(None, *noisy)
+            return State.joined([pruned(*(v[i : i + 1] for v in noisy)) for i in range(len(x))])
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"{len(x)} noisy images beside {case.count} training images on {x.device}, whose memory ran out",
@@ -88,30 +103,11 @@ class Windows(Engine):
                 "use fewer noisy images, a smaller memory= or machine.training.free()",
             ) from error
 
-    def _pruned(self, case: Case, known, images, log_weights, exact, launcher, x: Images, alpha: Coefficients, sigma: Coefficients) -> State:
-        """Of one noisy image."""
-
-        def summed(rows: Tensor | None) -> State:
-            some = [images, log_weights, exact] if rows is None else [images[rows], log_weights[rows], lambda: _rows(exact(), rows)]
-            return self._summed(case, x, alpha, sigma, *some, launcher)
-
-        return tiles.sum_pruned(known.costs(x, alpha, sigma, _layout(case), launcher), log_weights, self._rtol, summed)
-
-    def _summed(self, case: Case, x: Images, alpha: Coefficients, sigma: Coefficients, images, log_weights, exact, launcher) -> State:
-        """All of what is given; `theory.engines.windows.cuda.sums.sum_windows`."""
-
-        def prepared(dtype: torch.dtype, most: int) -> sums.Prepared:
-            make = lambda: sums.Prepared.of(_layout(case), x.shape[1], dtype, launcher, most)  # noqa: E731
-            return case.training.kept(("card", case.meetings, dtype, launcher.device, most), make)
-
-        ready, again = prepared(images.dtype, sums.together(len(x))), lambda: prepared(torch.float64, 1)
-        return sums.sum_windows(x, alpha, sigma, images, log_weights, exact, ready, again, case.training.memory, launcher)
-
 
 def _tiles(case: Case, images: TrainingImages) -> tiles.Tiles | None:
     """What tells which training images may be left out; None where none may, or there is no room to find out."""
     training, room = case.training, 4 * len(images) * math.prod(case.meetings.shape) <= case.training.memory // 2
-    if not room or isinstance(images, Centred) or not tiles.suits(case.meetings):
+    if not room or isinstance(images, Centred):
         return None
     make = lambda: tiles.Tiles.of(_layout(case), case.meetings.wraps[1], images)  # noqa: E731
     return training.kept(("tiles", *case.key), make)

@@ -1,13 +1,14 @@
 r"""Sums over windows on a card without the training images that provably hold next to nothing.
 
-Each window ``k`` is known by its coordinates ``c = P^T (k - m)`` on a few orthonormal directions ``P``, and by the length ``r`` of the rest.
-For a noisy window ``q`` and all windows of a tile of `TILE` by `TILE` pixels of a training image, with the box around their ``(c, r)``,
+Each window ``k`` is known by its coordinates ``c = P^T (k - m)`` on a few orthonormal directions ``P``, and by the length ``r`` of what
+remains. For a noisy window ``q`` and all windows of a tile of `TILE` by `TILE` pixels of a training image, with the box around their
+``(c, r)``,
 
 .. math:: \|q - \alpha k\|^2 \ge \mathrm{dist}\big((c_q, r_q),\ \alpha\,\mathrm{box}\big)^2
 
-(Pythagoras, and the triangle inequality for the rest). So a training image of ``w`` tells every pixel what all of its windows together weigh at
-most, ``U = w (windows) 2^-cost``. The images that are nearest to some pixel are summed first: ``S``. Then images are left out, those that weigh the
-least first, as long as the sum of their largest ``U / S`` stays below ``rtol``; the others are summed.
+(Pythagoras, and the triangle inequality for what remains). So every pixel knows what all windows of a training image of weight ``w`` weigh
+together at most, ``U = w (windows) 2^-cost``. The images that are nearest to some pixel are summed first: ``S``. Then images are left out,
+those that weigh the least first, as long as the sum of their largest ``U / S`` stays below ``rtol``; the others are summed.
 """
 
 import math
@@ -96,9 +97,7 @@ class Tiles:
         return costs
 
 
-def sum_pruned(
-    costs: Tensor, log_weights: Tensor, rtol: float, summed: Callable[[Tensor | None], State]
-) -> State:
+def sum_pruned(costs: Tensor, log_weights: Tensor, rtol: float, summed: Callable[[Tensor | None], State]) -> State:
     """The state of all pixels of one noisy image without what may be left out; all of it, where that is little.
 
     Args:
