@@ -204,10 +204,11 @@ def prepared(stated: Meetings, channels: int, dtype=torch.float32, most: int = 1
 @host
 @pytest.mark.parametrize("stated", [meetings.everywhere((6, 5), (5, 3)), meetings.same_class((5, 4), (3, 3))], ids=["circular", "zeros"])
 def test_noisy_images_that_share_a_block_are_summed_as_alone(stated):
-    """Five of them: the last shares its block with itself."""
+    """Five of them, each with its own noise: the last shares its block with itself."""
     training, x = problem(stated, 2, batch=5)
     images, log_weights = (t.float() for t in training.centred(None, x))
-    args = x, *coefficients(5, 0.3), images, log_weights
+    sigma = torch.linspace(0.2, 0.6, 5, dtype=torch.float64)
+    args = x, (1 - sigma**2).sqrt(), sigma, images, log_weights
     alone, two = (sums._run(*args, prepared(stated, 2, most=most), 2**26, Host()) for most in (1, 2))
     assert prepared(stated, 2, most=2).tables[0].plan.noisy == 2
     assert_same(two, alone, 1e-5)

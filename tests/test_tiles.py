@@ -9,7 +9,7 @@ from tests.helpers import assert_close, noise
 from tests.hostcuda import COMPILER, MISSING, Host
 from theory import meetings
 from theory.data import ImageSet, load
-from theory.engines import Case, Training, like
+from theory.engines import Case, State, Training, like
 from theory.engines.listed.engine import Stream
 from theory.engines.windows.cuda import sums, tiles
 from theory.engines.windows.engine import Windows
@@ -81,6 +81,32 @@ def test_the_error_is_below_what_is_told_and_that_below_the_tolerance(name, rtol
     assert bool((missing <= -torch.log1p(-told) + rounding).all() and (missing >= -rounding).all())
 
 
+@pytest.mark.parametrize("rtol", [1e-3, 0.03, 0.3])
+def test_as_many_are_left_out_as_the_tolerance_allows_and_all_that_is_missing_is_told(rtol):
+    """With bounds that are what images do weigh, of three pixels: the missing weight is known."""
+    generator = torch.Generator().manual_seed(0)
+    bits = (40 * torch.rand(60, 3, generator=generator)).float()  # that a window costs: all windows of an image cost the same
+    log_weights = torch.rand(60, generator=generator).double().log()
+    weights = torch.exp2(-bits.double()) * 3 * log_weights.exp()[:, None]
+    met = []
+
+    def summed(rows: torch.Tensor | None) -> State:
+        rows = torch.arange(60) if rows is None else rows
+        met.extend(rows.tolist())
+        top = weights[rows].amax(0)
+        return State(top.log()[None], (weights[rows].sum(0) / top)[None], torch.ones(1, 3).double(), torch.zeros(1, 3, 1).double())
+
+    found = tiles.sum_pruned(bits, log_weights, rtol, summed)
+    assert len(set(met)) == len(met)
+    left = sorted(set(range(60)) - set(met))
+    assert_close(found.skipped[0] * found.max[0].exp(), weights[left].sum(0), rtol=1e-9)
+    first = sorted(set(weights.argmax(0).tolist()))
+    shares = (weights / (tiles.EXACT * weights[first].sum(0))).amax(1)
+    assert float(shares[left].sum()) <= rtol
+    others = [n for n in met if n not in first]
+    assert float(shares[left].sum() + shares[others].min()) > rtol and float(found.skipped_share.max()) <= rtol
+
+
 def test_where_little_can_be_left_out_all_is_summed():
     """At high noise, where nothing else is known of the signal either, and where the bounds find no room."""
     for sigma in (0.9, 1.0):
@@ -94,7 +120,8 @@ def test_where_little_can_be_left_out_all_is_summed():
     assert float(found.skipped.abs().max()) == 0
 
 
-def test_pixels_that_meet_few_windows_of_an_image_are_summed_exactly():
+def test_pixels_that_meet_few_windows_of_an_image_are_summed_exactly_and_so_are_large_images():
+    assert not tiles.suits(meetings.everywhere((256, 256), (3, 3)))
     assert all(tiles.suits(stated) for stated in STATED.values())
     for border in ("zeros", "circular"):
         case, *_ = problem(meetings.in_place((SIDE, SIDE), (5, 5), border), 0.02, count=6)

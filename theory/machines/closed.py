@@ -107,7 +107,8 @@ class ClosedForm(Denoiser):
 @lru_cache(maxsize=256)
 def _moved(numbers: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers on a device, where they stay: a CUDA graph can't fetch them."""
-    return torch.tensor(numbers, dtype=torch.float64).to(device)
+    with torch.inference_mode(False):  # of use whatever mode asks for them next
+        return torch.tensor(numbers, dtype=torch.float64).to(device)
 
 
 def by_kind(kinds: list[Kind], solve: Callable[..., Posterior], *args: Tensor) -> Posterior:

@@ -36,6 +36,7 @@ SAMPLE = 2048  # windows whose principal directions are taken
 ROUNDS = 4  # of the iteration that finds them
 PIECE = 2**24  # numbers of windows in float64 at a time
 PIXELS = 256  # of a block
+SHARED = 49_152  # bytes that a block has on any card
 SIDE = 1024  # blocks side by side, at most
 SLACK = 1e-6  # relative to the longest window: what rounding does to coordinates in float32, and to the length of the rest in float64
 SIGNAL = 1e-6  # of an image below which nothing is told apart
@@ -45,7 +46,9 @@ EXACT = 1 - 1e-3  # of a sum is there, whatever rounding did to its logits
 
 
 def suits(meetings: Meetings) -> bool:
-    """Whether every pixel meets many windows of each training image, which are among those of the image with its border."""
+    """Whether every pixel meets many windows of each training image, which are among those of the image with its border, and boxes fit."""
+    if 8 * (DIRECTIONS + 1) * math.prod(-(-n // TILE) for n in meetings.shape) > SHARED:
+        return False
     known = [statements.everywhere, statements.same_class]
     if all(k <= n for k, n in zip(meetings.window, meetings.shape, strict=True)):
         known.append(statements.inside)
