@@ -51,7 +51,7 @@ class Captured:
     (``machine.training.free()``) while the graph is in use.
 
     Args:
-        function: From images to images of fixed shapes, such as ``lambda x: sampler.step(x, t, s, None, noise)`` of a step that draws no
+        function: From images to a tensor of a fixed shape, such as ``lambda x: sampler.step(x, t, s, None, noise)`` of a step that draws no
             noise. All it asks a card for must go through `answer`.
         like: Images of the shape, dtype and device that it will be called with.
         record: Records a call of its argument and returns what replays it; a CUDA graph unless given.
@@ -60,7 +60,7 @@ class Captured:
         InputError: If the images are not on a CUDA device, or a step can't be captured.
     """
 
-    def __init__(self, function: Callable[[Images], Images], like: Images, record: Callable[[Replay], Replay] | None = None) -> None:
+    def __init__(self, function: Callable[[Images], Tensor], like: Images, record: Callable[[Replay], Replay] | None = None) -> None:
         if record is None and like.device.type != "cuda":
             raise InputError(f"a CUDA graph of images on {like.device}", "images on a CUDA device", "call the function as it is")
         self._function = function
@@ -74,7 +74,7 @@ class Captured:
 
         self._replay = (record or _graph)(call)
 
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Tensor:
         """``function(x)``.
 
         Raises:
