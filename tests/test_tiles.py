@@ -143,3 +143,15 @@ def test_rounding_and_directions_only_make_bounds_smaller():
     cells = torch.arange(SIDE) // tiles.TILE
     middle, half = known.boxes[:, cells[:, None] * 2 + cells].double().unbind(-1)
     assert bool(((found.permute(0, 2, 3, 1) - middle).abs() <= half).all())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", STATED)
+def test_a_card_leaves_out_what_its_kernels_do_on_the_cpu(name):
+    case, x, *coefficients = problem(STATED[name], 0.02)
+    here = Windows(Host()).leaving_out(1e-4, case).sum(case, x, *coefficients)
+    moved = Case(case.meetings, case.training, None, like(x.cuda()))
+    there = Windows().leaving_out(1e-4, moved).sum(moved, x.cuda(), *(c.cuda() for c in coefficients))
+    assert_close(there.log_sum.cpu(), here.log_sum, rtol=1e-9)
+    assert 0 < float(there.skipped_share.max()) <= 1e-4
+    assert_close(there.skipped.cpu(), here.skipped, rtol=1e-2, atol=1e-12)
