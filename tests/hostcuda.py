@@ -62,7 +62,13 @@ class Host(Launcher):
 
 @functools.cache
 def _compiled(source: str) -> ctypes.CDLL:
-    whole = HEADER.read_text() + source + "".join(_entry(name, source) for name in ("sum_windows", "merge_parts"))
+    whole = (
+        HEADER.read_text()
+        + source
+        + "".join(
+            _entry(name, source) for name in re.findall(r'extern "C" __global__ void (?:__launch_bounds__\(.*?, 1\) )?(\w+)\(', source)
+        )
+    )
     name = hashlib.sha256("\n".join([whole, *COMMAND]).encode()).hexdigest()[:32]
     library = Path(tempfile.gettempdir()) / f"score-machines-host-{os.getuid()}" / f"{name}.so"
     if not library.exists():

@@ -24,6 +24,8 @@ class Case:
         engine: One of `ENGINES`, or one of `PEERS`.
         side: Height and width of the crops, in pixels.
         channels: 3, or 1 for grey ones.
+        rtol: Share of the weight that may be left out.
+        graph: Whether the score is replayed as a CUDA graph.
     """
 
     machine: str
@@ -35,6 +37,8 @@ class Case:
     engine: str = "auto"
     side: int = SIDE
     channels: int = 3
+    rtol: float = 0.0
+    graph: bool = False
 
     @property
     def pairs(self) -> int:
@@ -56,7 +60,8 @@ class Case:
         """A short name for tables."""
         patch = f" {self.border} {self.patch}" if self.patch else ""
         shape = f" {self.channels}x{self.side}x{self.side}" if (self.channels, self.side) != (3, SIDE) else ""
-        return f"{self.machine}{patch}, {self.images} images{shape}, batch {self.batch}, sigma {self.sigma:g}"
+        how = f"{f', rtol {self.rtol:g}' if self.rtol else ''}{', graph' if self.graph else ''}"
+        return f"{self.machine}{patch}, {self.images} images{shape}, batch {self.batch}, sigma {self.sigma:g}{how}"
 
 
 def beside(scores: list[Case]) -> list[Case]:

@@ -29,6 +29,8 @@ def _cells(r: dict) -> list[str]:
         about = [str(r[k]) if r.get(k) is not None else "" for k in SCORE]
         if (r.get("channels", 3), r.get("side", SIDE)) != (3, SIDE):
             about[0] += f" {r['channels']}x{r['side']}x{r['side']}"
+        about[0] += f" rtol {r['rtol']:g}" if r.get("rtol") else ""
+        about[0] += " graph" if r.get("graph") else ""
     else:
         about = [f"{r['part']} {r['name']}", *[""] * (len(SCORE) - 1)]
     numbers = [

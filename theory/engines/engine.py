@@ -77,6 +77,10 @@ class Engine(ABC):
             image count once for each of its candidates.
         """
 
+    def leaving_out(self, rtol: float, case: Case) -> "Engine":
+        """This engine, without candidates of a share ``rtol`` of the weight where it can tell which these are; else itself."""
+        return self
+
     def sweep(self, cases: Sequence[Case], x: Images, alpha: Coefficients, sigma: Coefficients) -> list[State]:
         """`sum` of several cases with the same noisy images; some engines share work between these."""
         return [self.sum(case, x, alpha, sigma) for case in cases]

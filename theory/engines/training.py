@@ -73,6 +73,14 @@ class Training:
         images, weights = self.chosen(label)
         return images, torch.log(weights.double())
 
+    def weighed(self, label: int | None, like: Tensor) -> Tensor:
+        """Log-weights of the images of a class, with the dtype and device of ``like``."""
+        return self.kept(("weighed", label, like.dtype, like.device), lambda: self.own(label)[1].to(like))
+
+    def centre_on(self, label: int | None, device: torch.device) -> Tensor:
+        """`centre`, on a device."""
+        return self.kept(("centre", label, device), lambda: self.centre(label).to(device))
+
     def centre(self, label: int | None) -> Tensor:
         """What is subtracted from the images of a class, of all processes."""
         return self.kept(("centre", label), lambda: self._centre(mean_image(self.data.select(label).images)))
@@ -93,7 +101,7 @@ class Training:
 
     def shifted(self, label: int | None, x: Images, alpha: Tensor) -> Images:
         """Noisy images, centred as the training images are, in float64."""
-        return x.double() - alpha.reshape(-1, 1, 1, 1) * self.centre(label).to(x.device)
+        return x.double() - alpha.reshape(-1, 1, 1, 1) * self.centre_on(label, x.device)
 
     def agreed(self, choices: Tensor) -> Tensor:
         """Choices that all processes must make alike."""

@@ -32,8 +32,8 @@ class AnalyticDenoiser(ClosedForm):
         memory: Working memory in bytes, beyond the training images, the result and the index (``rtol``).
         rtol: Share of the posterior weight that may be left out, in [0, 1). Where that is faster, candidates with provably less
             weight than this, all together, are skipped, with the help of an index that is built once and kept on disk
-            (`theory.engines.pruned`); `Posterior.skipped` says how much it may have been. 0 for exact sums. On the CPU; elsewhere, and
-            for machines with a faster way (ES), sums stay exact.
+            (`theory.engines.pruned`); `Posterior.skipped` says how much it may have been. 0 for exact sums. On the CPU, and
+            on CUDA for machines that see patches everywhere (ELS), where whole training images are left out; other sums stay exact.
         distributed: Divide the training images over the processes of ``torch.distributed``'s default group. All processes
             must call with the same arguments in the same order; all get the same result, that of one process up to rounding.
 
@@ -82,8 +82,14 @@ class AnalyticDenoiser(ClosedForm):
         for label_, size in dict.fromkeys(kinds):
             case = self.case(label_, size, x_t)
             pruned = Pruned(self.rtol).refuses(case.meetings, case.like)
-            lines.append(f"{self.name}, class {label_}, sees {size[0]}x{size[1]}: {choose(case, self.engine)}")
-            lines.append(f"  not pruned: {pruned}" if pruned else "  pruned, for each noisy image for which that is expected to be faster")
+            chosen = choose(case, self.engine)
+            lines.append(f"{self.name}, class {label_}, sees {size[0]}x{size[1]}: {chosen}")
+            if chosen.engine.leaving_out(self.rtol, case) is not chosen.engine:
+                lines.append("  without training images of next to no weight, for each noisy image for which these are many")
+            else:
+                lines.append(
+                    f"  not pruned: {pruned}" if pruned else "  pruned, for each noisy image for which that is expected to be faster"
+                )
         return "\n".join(lines)
 
     def case(self, label: int | None, size: Size, x_t: Tensor) -> Case:
@@ -100,7 +106,7 @@ class AnalyticDenoiser(ClosedForm):
         """Of one kind: without candidates that may be left out, for the images for which that pays, and exactly otherwise."""
         exact, pruned = choose(case, self.engine), Pruned(self.rtol)
         if pruned.refuses(case.meetings, case.like):
-            return self._told(case, exact.engine, exact.engine.sum(case, x_t, alpha, sigma), x_t, sigma)
+            return self._told(case, exact.engine, exact.engine.leaving_out(self.rtol, case).sum(case, x_t, alpha, sigma), x_t, sigma)
         pays = pruned.pays(case, x_t, alpha, sigma, exact.engine.cost(case))
 
         def summed(kind: tuple[bool], *some: Tensor) -> Posterior:
@@ -112,9 +118,11 @@ class AnalyticDenoiser(ClosedForm):
     def _told(self, case: Case, engine: Engine, state: State, x_t: Images, sigma: Coefficients) -> Posterior:
         """The posterior from the state of all queries."""
         state, meetings = self.training.complete(state), case.meetings
-        centre = self.training.centre(case.label).to(x_t.device) if engine.centred else 0.0
+        centre = self.training.centre_on(case.label, x_t.device) if engine.centred else 0.0
         values = state.mean.reshape(x_t.shape) if meetings.whole else state.mean.reshape(len(x_t), *x_t.shape[2:], -1).permute(0, 3, 1, 2)
-        partners, area = (table.to(x_t.device) for table in (meetings.partners, meetings.area))
+        partners, area = self.training.kept(
+            ("tables", meetings, x_t.device), lambda: [table.to(x_t.device) for table in (meetings.partners, meetings.area)]
+        )
         log_sum, ess, skipped = (v.reshape(len(x_t), *partners.shape) for v in (state.log_sum, state.ess, state.skipped_share))
         log_evidence = log_sum - torch.log(partners) - x_t.shape[1] * area * torch.log(sigma * math.sqrt(2 * math.pi)).reshape(-1, 1, 1)
         where = (slice(None),) if self.per_pixel else (slice(None), 0, 0)

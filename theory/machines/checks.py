@@ -6,6 +6,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from theory.captured import answer
 from theory.data.imageset import ImageSet
 from theory.errors import InputError
 from theory.patches import Size
@@ -59,7 +60,7 @@ def noisy_images(x_t: Images, data: ImageSet) -> None:
         raise InputError("an empty batch of noisy images", "at least one image", "leave out the call")
     if x_t.dtype not in (torch.float32, torch.float64):
         raise InputError(f"noisy images of dtype {x_t.dtype}", "float32 or float64", "convert them with .float()")
-    if not x_t.isfinite().all():
+    if not answer(x_t.isfinite().all(), True):
         raise InputError("noisy images with NaN or infinite pixels", "finite pixels", "check what produced them")
 
 
@@ -69,10 +70,10 @@ def no_gradient(x_t: Images, what: str, expected: str, remedy: str) -> None:
         raise InputError(f"noisy images that require a gradient with {what}", expected, remedy)
 
 
-def times(given: Times, device: torch.device) -> Tensor:
-    """Times as numbers, in float64."""
+def times(given: Times) -> Tensor:
+    """Times as numbers, in float64, where they can be looked at."""
     try:
-        return torch.as_tensor(given, dtype=torch.float64, device=device)
+        return torch.as_tensor(given, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError):
         raise InputError(f"time t = {given!r}", "a number in (0, 1], or one for each image", "pass numbers") from None
 

@@ -5,6 +5,7 @@ Images of one *kind*, which share all that is prepared for them, are denoised to
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -89,10 +90,11 @@ class ClosedForm(Denoiser):
     def _asked(self, x_t: Images, t: Times, label: BatchLabels | None) -> tuple[Coefficients, Coefficients, list[Kind]]:
         """What was asked for, checked: alpha, sigma, and the kind of each image."""
         self.check(x_t)
-        t = checks.times(t, x_t.device)
+        t = checks.times(t)
         alpha, sigma = self.schedule(t)
         require_noise(sigma)
         times, alpha, sigma = (checks.per_image(c, len(x_t), "time t") for c in (t, alpha, sigma))
+        alpha, sigma = (_moved(tuple(c.tolist()), x_t.device) for c in (alpha, sigma))
         return alpha, sigma, list(map(self.kind, checks.classes(label, len(x_t)), times.tolist()))
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -100,6 +102,13 @@ class ClosedForm(Denoiser):
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+
+@lru_cache(maxsize=256)
+def _moved(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, where they stay: a CUDA graph can't fetch them."""
+    with torch.inference_mode(False):  # of use whatever mode asks for them next
+        return torch.tensor(numbers, dtype=torch.float64).to(device)
 
 
 def by_kind(kinds: list[Kind], solve: Callable[..., Posterior], *args: Tensor) -> Posterior:

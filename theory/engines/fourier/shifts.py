@@ -24,7 +24,14 @@ Spectra = Complex[Tensor, "N C H F"]
 
 
 def sum_shifts(
-    x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingImages, log_weights: Tensor, spectra: Spectra | None, memory: int
+    x: Images,
+    alpha: Coefficients,
+    sigma: Coefficients,
+    images: TrainingImages,
+    log_weights: Tensor,
+    norms: Tensor,
+    spectra: Spectra | None,
+    memory: int,
 ) -> State:
     """The state of every noisy image after all shifts of all training images.
 
@@ -33,7 +40,8 @@ def sum_shifts(
         alpha, sigma: Coefficients of each noisy image, with shape ``(B,)``, float64.
         images: Centred training images.
         log_weights: Log-weight of each training image and shift, with shape ``(N,)``.
-        spectra: ``rfft2`` of the training images in float64, where there is room to keep it.
+        norms: Half of the squared norms of the training images, ``(N,)``, float64.
+        spectra: ``rfft2`` of the training images in float64, where there is room to keep it: then images are not read at all.
         memory: Bytes that may be used.
 
     Returns:
@@ -46,10 +54,8 @@ def sum_shifts(
     per_image = 8 * (4 * len(x) * shape.numel() + 4 * math.prod(images.shape[1:]))
     step = max(1, memory // per_image)
     for start in range(0, len(images), step):
-        part = images[start : start + step].double()
-        spectrum = rfft2(part) if spectra is None else spectra[start : start + step]
-        norm = 0.5 * part.square().sum((1, 2, 3))
-        offset = log_weights[start : start + step].double() - (alpha * signal)[:, None] * norm
+        spectrum = rfft2(images[start : start + step].double()) if spectra is None else spectra[start : start + step]
+        offset = log_weights[start : start + step].double() - (alpha * signal)[:, None] * norms[start : start + step]
         logits = irfft2(torch.einsum("bchf,nchf->bnhf", query, spectrum), shape) + offset[:, :, None, None]
         top = logits.amax((1, 2, 3))
         weights = torch.exp(logits - torch.where(top > -torch.inf, top, 0.0)[:, None, None, None])

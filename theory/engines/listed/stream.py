@@ -26,6 +26,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from theory.captured import answer
 from theory.engines.listed import thin
 from theory.engines.listed.source import KeySource, items_within, squared_norms
 from theory.engines.state import State
@@ -40,6 +41,7 @@ WIDE = 512  # numbers of a key from which on queries are not met in tiles, where
 DOUBLED = 2**22  # numbers of keys copied to float64 at a time
 FEWEST = 2**12  # keys that queries meet at a time, at least, where keys take no room
 RETRY = 8  # key chunks between two attempts to screen a crowded tile
+FAR = ("cuda",)  # devices whose answers to the host take longer than the pairs that they would save
 TILE = {"cpu": 2**21, "cuda": 2**26}  # pairs in flight: what a CPU's caches hold, what fills a GPU
 
 
@@ -72,7 +74,8 @@ def _chunks(source: KeySource, count: int, memory: int, device: torch.device) ->
     pairs = min(TILE.get(device.type, TILE["cuda"]), numbers / 8)  # a tile, its copies and its mask
     if source.kept and source.dim >= WIDE:  # each reading of such keys costs more than the pairs: let all queries meet them at once
         room = numbers / 8 / (source.groups * source.rows * count)
-        items = int(max(1, min(source.items, max(FEWEST, source.items / RETRY), room)))
+        wanted = source.items if device.type in FAR else max(FEWEST, source.items / RETRY)
+        items = int(max(1, min(source.items, wanted, room)))
         for start in range(0, source.items, items):
             yield start, min(start + items, source.items), count
         return
@@ -95,7 +98,7 @@ class _Chunk:
         self.keys, self.values, self.log_weights, self.concentration = source.read(start, stop)
         kept = None if source.squares is None else source.squares[:, start * source.rows : stop * source.rows]
         self.squares = squared_norms(self.keys) if kept is None else kept
-        self.radius = float(self.squares.max()) ** 0.5
+        self.radius = self.squares.max().sqrt()
 
     @cached_property
     def exact(self) -> Float[Tensor, "G K d"] | None:
@@ -136,10 +139,10 @@ class _Tile:
 
     def add(self) -> None:
         slack = self._rounding()
-        if float(slack.max()) <= TOLERANCE:
+        if answer((slack <= TOLERANCE).all(), True):
             logits = self._logits(self.chunk.keys)
-            largest = logits.amax(-1).double()
-            rows = self._rows(largest > self.state.max - self.cut)
+            far = logits.device.type in FAR
+            rows = None if far else self._rows(logits.amax(-1).double() > self.state.max - self.cut)
             self._accumulate(rows, logits if rows is None else logits[:, rows])
         elif self.screen.crowded and self.number % RETRY:
             self._accumulate(None, self._exact(None))

@@ -17,13 +17,12 @@ from threading import local
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from theory.engines.lanes import LANES
 from theory.engines.state import State
 from theory.engines.windows import kernel
-from theory.engines.windows.layout import Layout, together
+from theory.engines.windows.layout import Layout, bordered, together
 from theory.engines.windows.rounding import TOLERANCE, bound, scaled
 from theory.types import Coefficients, Images, TrainingImages
 
@@ -101,7 +100,7 @@ def _run(
     costs = (-log_weights.double() / math.log(2)).to(dtype).split(step)
     widest = [max(layouts, key=lambda layout, axis=axis: layout.window[axis]) for axis in (0, 1)]
     images_scaled, factors, unfit = scaled(x, alpha, sigma, dtype)
-    queries = _bordered(images_scaled, widest[0].query_rows, widest[1].query_cols).contiguous()
+    queries = bordered(images_scaled, widest[0].query_rows, widest[1].query_cols).contiguous()
     tables = together([layout.rows for layout in layouts]), together([layout.cols for layout in layouts])
     windows = np.array([layout.window for layout in layouts])
     bits = math.log2(len(images)) - math.log2(torch.finfo(dtype).eps / 4)
@@ -137,10 +136,3 @@ def _run(
 def _state(best: Tensor, sums: Tensor) -> State:
     sums = sums.flatten(2).transpose(1, 2).flatten(0, 1)
     return State(-math.log(2) * best.reshape(1, -1), sums[None, :, 0], sums[None, :, 1], sums[None, :, 2:])
-
-
-def _bordered(x: Images, rows: np.ndarray, cols: np.ndarray) -> Float[Tensor, "B C Y X"]:
-    """Images with their border, zero outside."""
-    rows, cols = torch.from_numpy(rows), torch.from_numpy(cols)
-    inside = (rows >= 0)[:, None] & (cols >= 0)
-    return x[:, :, rows.clamp(min=0)[:, None], cols.clamp(min=0)] * inside

@@ -8,11 +8,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from theory.captured import waits
 from theory.centred import Centred
 from theory.engines.engine import Case, Engine
 from theory.engines.state import State
 from theory.engines.windows.cuda import launcher as cards
-from theory.engines.windows.cuda import sums
+from theory.engines.windows.cuda import sums, tiles
 from theory.engines.windows.cuda.launcher import Launcher
 from theory.engines.windows.layout import Layout, layout
 from theory.errors import InputError
@@ -29,12 +30,17 @@ class Windows(Engine):
 
     Args:
         launcher: Starts kernels instead of the card that the noisy images are on.
+        rtol: Share of the weight of a posterior that may be left out on a card (`theory.engines.windows.cuda.tiles`).
     """
 
     name = "windows"
 
-    def __init__(self, launcher: Launcher | None = None) -> None:
-        self._launcher = launcher
+    def __init__(self, launcher: Launcher | None = None, rtol: float = 0.0) -> None:
+        self._launcher, self._rtol = launcher, rtol
+
+    def leaving_out(self, rtol: float, case: Case) -> "Windows":
+        on_card = self._launcher is not None or case.like.device.type == "cuda"
+        return Windows(self._launcher, rtol) if rtol > 0 and on_card and tiles.suits(case.meetings) else self
 
     def refuses(self, meetings: Meetings, like: Tensor) -> str | None:
         if self._launcher is None and like.device.type not in ("cpu", "cuda"):
@@ -65,23 +71,51 @@ class Windows(Engine):
 
     def _on_card(self, case: Case, x: Images, alpha: Coefficients, sigma: Coefficients) -> State:
         launcher, training = self._launcher or cards.card(x.device.index or 0), case.training
-
-        def prepared(dtype: torch.dtype) -> sums.Prepared:
-            make = lambda: sums.Prepared.of(_layout(case), x.shape[1], dtype, launcher)  # noqa: E731
-            return training.kept(("card", case.meetings, dtype, launcher.device), make)
-
+        images, log_weights = _read(case, launcher), training.weighed(case.label, x)
         exact = lambda: _read(replace(case, like=case.like.double()), launcher)  # noqa: E731
-        images = _read(case, launcher), training.own(case.label)[1].to(x), exact
-        shifted = training.shifted(case.label, x, alpha)
-        again = lambda: prepared(torch.float64)  # noqa: E731
+
+        def prepared(dtype: torch.dtype, most: int) -> sums.Prepared:
+            make = lambda: sums.Prepared.of(_layout(case), x.shape[1], dtype, launcher, most)  # noqa: E731
+            return training.kept(("card", case.meetings, dtype, launcher.device, most), make)
+
+        def summed(rows: Tensor | None, *noisy: Tensor) -> State:
+            """After some training images, or after all."""
+            given = [images, log_weights, exact] if rows is None else [images[rows], log_weights[rows], lambda: _rows(exact(), rows)]
+            ready = prepared(x.dtype, sums.together(len(noisy[0])))
+            return sums.sum_windows(*noisy, *given, ready, lambda: prepared(torch.float64, 1), training.memory, launcher)
+
+        def pruned(*noisy: Tensor) -> State:
+            """Of one noisy image."""
+            return tiles.sum_pruned(
+                known.costs(*noisy, _layout(case), launcher), log_weights, self._rtol, lambda rows: summed(rows, *noisy)
+            )
+
+        noisy = training.shifted(case.label, x, alpha), alpha, sigma
         try:
-            return sums.sum_windows(shifted, alpha, sigma, *images, prepared(x.dtype), again, training.memory, launcher)
+            known = _tiles(case, images) if self._rtol > 0 and waits() else None
+            if known is None:
+                return summed(None, *noisy)
+            return State.joined([pruned(*(v[i : i + 1] for v in noisy)) for i in range(len(x))])
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"{len(x)} noisy images beside {case.count} training images on {x.device}, whose memory ran out",
                 "less at a time",
                 "use fewer noisy images, a smaller memory= or machine.training.free()",
             ) from error
+
+
+def _tiles(case: Case, images: TrainingImages) -> tiles.Tiles | None:
+    """What tells which training images may be left out; None where none may, or there is no room to find out."""
+    training, room = case.training, 4 * len(images) * math.prod(case.meetings.shape) <= case.training.memory // 2
+    if not room or isinstance(images, Centred):
+        return None
+    make = lambda: tiles.Tiles.of(_layout(case), case.meetings.wraps[1], images)  # noqa: E731
+    return training.kept(("tiles", *case.key), make)
+
+
+def _rows(images: TrainingImages, rows: Tensor) -> Tensor:
+    """Some training images, wherever they are."""
+    return images[rows.to(images.stored.device if isinstance(images, Centred) else images.device)]
 
 
 def _read(case: Case, launcher: Launcher) -> TrainingImages:

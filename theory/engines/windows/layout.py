@@ -18,6 +18,7 @@ from torch import Tensor
 
 from theory.meetings import Meetings, Run
 from theory.patches import Size
+from theory.types import Images
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def layout(meetings: Meetings) -> Layout | None:
     tables = [_shifts(length, size, runs, meetings.wraps[1]) for length, size, runs in axes]
     if None in tables:
         return None
-    queries = [_border(length, size, meetings.wraps[0]) for length, size, _ in axes]
+    queries = [border(length, size, meetings.wraps[0]) for length, size, _ in axes]
     return Layout(meetings.window, *queries, *(np.array(table, dtype=np.int64) for table in tables), meetings.wraps[1])
 
 
@@ -115,7 +116,7 @@ def _reach(shift: int, met: list[Run], radius: int) -> tuple[int, ...] | None:
     return shift, first, last, begin, end
 
 
-def _border(length: int, size: int, wrapped: bool) -> Int[np.ndarray, " n"]:
+def border(length: int, size: int, wrapped: bool) -> Int[np.ndarray, " n"]:
     """Which position of the noisy image is at each place of the image with its border; -1 is outside."""
     index = np.arange(-(size // 2), length + size // 2)
     return index % length if wrapped else np.where((index >= 0) & (index < length), index, -1)
@@ -126,3 +127,10 @@ def _count(length: int, table: Int[np.ndarray, "shifts 5"]) -> Float[Tensor, " n
     for _, first, last, *_ in table.tolist():
         count[first:last] += 1
     return count
+
+
+def bordered(x: Images, rows: np.ndarray, cols: np.ndarray) -> Float[Tensor, "B C Y X"]:
+    """Images with their border, zero outside."""
+    rows, cols = (torch.from_numpy(places).to(x.device) for places in (rows, cols))
+    inside = (rows >= 0)[:, None] & (cols >= 0)
+    return x[:, :, rows.clamp(min=0)[:, None], cols.clamp(min=0)] * inside

@@ -1,6 +1,7 @@
 """What rounding does to distances between windows, on the CPU and on a card: preparing images for it, and a bound on what is left."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -29,9 +30,14 @@ def rounded(x: Images, dtype: torch.dtype) -> Images:
     errors that don't add up over a window."""
     if dtype == x.dtype:
         return x
-    chance = (torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype) - 0.5).to(x.device)
+    chance = _chance(x.shape[1:], x.dtype, x.device)
     last_place = torch.ldexp(torch.full_like(x, torch.finfo(dtype).eps / 2), torch.frexp(x).exponent)
     return (x + chance * last_place).to(dtype)
+
+
+@lru_cache(maxsize=16)
+def _chance(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=dtype) - 0.5).to(device)
 
 
 def bound(x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingImages, largest: Tensor, sums: float) -> Tensor:
@@ -47,9 +53,9 @@ def bound(x: Images, alpha: Coefficients, sigma: Coefficients, images: TrainingI
     return torch.finfo(images.dtype).eps / 2 * (sums * distance + PIXELS * 2 * distance.sqrt() * reach)
 
 
-def _reach(images: TrainingImages) -> float:
+def _reach(images: TrainingImages) -> float | Tensor:
     """At least the largest number in the images."""
     if isinstance(images, Centred):
         return images.reach
-    low, high = (float(v) for v in images.aminmax())
-    return max(-low, high)
+    low, high = images.aminmax()
+    return torch.maximum(-low, high).double()

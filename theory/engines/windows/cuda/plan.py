@@ -17,7 +17,10 @@ LEFT, RIGHT = 8, 12  # slots of a plane before the first and after the last, whi
 TERMS = 2048  # weights that a thread adds up in float32, about
 IMAGES = (1, 2, 4, 8, 16)  # whose planes are made together, where they are small
 ROWS = 32  # of a noisy image that a block takes, at most
-COLUMN = {"float": 98, "double": 98}  # differences that a thread has room for
+COLUMN = 98  # differences that a thread has room for, where one noisy image is summed
+REGISTERS = 65_536  # of a multiprocessor
+OTHERS = 30, 60  # registers that a thread needs besides differences, and besides sums
+TOGETHER = 2  # noisy images that a block takes, at most
 BARRIER = 250.0  # instructions of a warp scheduler that a stage costs besides
 VALUES = 4  # channels that are averaged in one pass over the training images
 
@@ -59,6 +62,8 @@ class Plan:
         q: Pixels that a thread sums.
         groups: Threads for a row.
         makers, summers: Warps.
+        noisy: Noisy images that share what is read of the training images.
+        tall: Rows of an image that lie side by side, to be read at once.
         g: Training images at a time.
         y_rows: Rows of a training image held at a time.
         slabs: How many times these are held: what is used, and what is being read.
@@ -88,6 +93,8 @@ class Plan:
     groups: int
     makers: int
     summers: int
+    noisy: int
+    tall: int
     g: int
     y_rows: int
     slabs: int
@@ -141,6 +148,11 @@ class Plan:
         return (self.pad + self.width + 8) | 1
 
     @property
+    def x_rows(self) -> int:
+        """Rows of a noisy image held at a time."""
+        return _multiple(self.rows, self.tall)
+
+    @property
     def y_image(self) -> int:
         return self.channels * self.y_rows * self.y_pitch
 
@@ -151,8 +163,8 @@ class Plan:
     @property
     def shared(self) -> int:
         """Bytes of shared memory."""
-        planes = 2 * self.programs * (self.th + (not self.identity)) * self.pitch
-        x = (1 if self.static_x else self.slabs) * self.channels * self.rows * self.x_pitch
+        planes = 2 * self.noisy * self.programs * (self.th + (not self.identity)) * self.pitch
+        x = (1 if self.static_x else self.slabs) * self.noisy * self.channels * self.x_rows * self.x_pitch
         numbers = planes + x + self.slabs * self.g * (self.y_image + 1)
         return (4 if self.real == "float" else 8) * numbers + 4 * (self.slabs * self.maps + 8 * self.segments)
 
@@ -169,25 +181,35 @@ class Plan:
     def macros(self) -> dict[str, str]:
         """Names and values for the compiler."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        derived = {n: getattr(self, n) for n in ("pitch", "pad", "x_pitch", "y_pitch", "down", "along")}
-        named = {"x_rows": self.rows, **own, **derived}
+        derived = {n: getattr(self, n) for n in ("x_rows", "pitch", "pad", "x_pitch", "y_pitch", "down", "along")}
+        named = {**own, **derived}
         return {name.upper(): str(int(v) if not isinstance(v, str) else v) for name, v in named.items()}
 
     @property
     def made(self) -> float:
-        """Instructions of a warp that makes a stage."""
-        per_row = self.channels * (2 + 2 * self.programs)
-        return self.rows * per_row + self.programs * self.positions * (_adds(self.kh, self.down) + (1 if self.identity else 2.25))
+        """Instructions of a warp that makes a stage: reading both images, two for each channel of a difference, boxes and writing."""
+        reads, boxes = (self.noisy + 1) * self.channels / self.tall, _adds(self.kh, self.down) + (1 if self.identity else 2.25)
+        return self.rows * (reads + 2 * self.channels * self.programs * self.noisy) + self.noisy * self.programs * self.positions * boxes
 
     @property
     def summed(self) -> float:
         """Instructions of a warp that sums one segment: reading, boxes, exponentials and values of Q pixels for each thread."""
-        each = _adds(self.kw, self.along) + 5 + 2 * self.values + (0 if self.wrap_any else 0.3)
-        return (self.q + self.kw + 2) // 4 + self.q * each + 16
+        each = _adds(self.kw, self.along) + 5 + self.values + (0 if self.wrap_any else 0.3)
+        return self.noisy * ((self.q + self.kw + 2) // 4 + self.q * each) + self.q * self.values + 16
+
+    @property
+    def read(self) -> float:
+        """Bytes of shared memory that a pair of pixels takes, written ones included."""
+        made = (self.noisy + 1) * self.channels / (self.programs * self.noisy) + 1
+        return (4 if self.real == "float" else 8) * (made + 4 * ((self.q + self.kw + 2) // 4) / self.q + self.values / self.noisy)
 
 
 def _fours(n: int) -> int:
-    return -(-n // 4) * 4
+    return _multiple(n, 4)
+
+
+def _multiple(n: int, of: int) -> int:
+    return -(-n // of) * of
 
 
 def _power(n: int) -> int:
@@ -204,19 +226,25 @@ def reach(layout: "Layout") -> "Size":
     return layout.window if layout.wrapped else tuple(min(k, 2 * n - 1) for k, n in zip(layout.window, layout.shape, strict=True))
 
 
-def plans(layout: "Layout", channels: int, dtype: torch.dtype, limits: Limits, first_value: int = 0) -> list[Plan]:
-    """Plans that fit shared memory and registers, what is expected to be the fastest first; `tables` fills in the rest of their numbers."""
+def plans(layout: "Layout", channels: int, dtype: torch.dtype, limits: Limits, first_value: int = 0, most: int = 1) -> list[Plan]:
+    """Plans for at most so many noisy images of a block that fit shared memory and registers, what is expected to be the fastest first;
+    `tables` fills in the rest of their numbers."""
+    found = [plan for noisy in range(1, most + 1) for plan in _plans(layout, channels, dtype, limits, first_value, noisy)]
+    return sorted(found, key=lambda plan: _expected(plan, layout))
+
+
+def _plans(layout: "Layout", channels: int, dtype: torch.dtype, limits: Limits, first_value: int, noisy: int) -> list[Plan]:
     height, single = layout.shape[0], dtype == torch.float32
     found = []
     for th in sorted({-(-height // bands) for bands in range(-(-height // ROWS), height + 1)}, reverse=True):
         for programs in (2, 1) if single and _consecutive(layout) and channels <= 6 else (1,):
             for sizes in itertools.product((True, False) if layout.wrapped else (False,), _warps(limits, single), (2, 3), IMAGES):
-                plan = _plan(layout, channels, single, first_value, th, programs, *sizes)
+                plan = _plan(layout, channels, single, first_value, noisy, th, programs, *sizes)
                 if _fits(plan, layout, limits):
                     found.append(plan)
         if found and th < found[0].th // 2:
             break
-    return sorted(found, key=lambda plan: _expected(plan, layout))
+    return found
 
 
 def _plan(
@@ -224,6 +252,7 @@ def _plan(
     channels: int,
     single: bool,
     first_value: int,
+    noisy: int,
     th: int,
     programs: int,
     shared_rows: bool,
@@ -232,21 +261,27 @@ def _plan(
     g: int,
 ) -> Plan:
     (height, width), (kh, kw), wrapped, q = layout.shape, reach(layout), layout.wrapped, 8 if single else 4
-    rows = height if wrapped and th == height else th + kh - wrapped
+    rows, tall = height if wrapped and th == height else th + kh - wrapped, programs if single else 1
     return Plan(
         real="float" if single else "double", channels=channels, first_value=first_value, values=min(VALUES, channels - first_value),
         width=width, th=th, rows=rows, kh=kh, kw=kw, wrap_any=wrapped, wrap_rows=wrapped and th == height,
         wrap_cols=wrapped and width % 4 == 0, identity=wrapped, shared_rows=shared_rows, static_x=wrapped, programs=programs, q=q,
-        groups=-(-width // q), makers=warps[0], summers=warps[1], g=g,
-        y_rows=rows + programs - 1 + (int(layout.rows[:, 0].max()) if shared_rows else 0), slabs=slabs,
+        groups=-(-width // q), makers=warps[0], summers=warps[1], noisy=noisy, tall=tall, g=g,
+        y_rows=_multiple(rows + programs - 1 + (int(layout.rows[:, 0].max()) if shared_rows else 0), tall), slabs=slabs,
     )  # fmt: skip
 
 
 def _fits(plan: Plan, layout: "Layout", limits: Limits) -> bool:
-    registers = plan.rows * plan.programs <= COLUMN[plan.real]
+    registers = plan.rows * plan.programs <= COLUMN if plan.noisy == 1 else _held(plan) <= min(255, REGISTERS // plan.threads // 8 * 8)
     wide = plan.kw + 4 + plan.q <= plan.slots and (not plan.wrap_cols or plan.width <= plan.slots)
     filled = plan.g == 1 or plan.g * _columns(plan, layout) <= plan.slots
     return registers and wide and filled and plan.replicas > 0 and plan.shared + 32 * plan.g * (len(layout.cols) + 8) <= limits.shared
+
+
+def _held(plan: Plan) -> int:
+    """Registers of a thread, about."""
+    made, summed = plan.rows * plan.programs * plan.noisy, plan.q * plan.fields * plan.noisy
+    return max(n * (1 if plan.real == "float" else 2) + others for n, others in zip((made, summed), OTHERS, strict=True))
 
 
 def _columns(plan: Plan, layout: "Layout") -> float:
@@ -268,7 +303,7 @@ def _expected(plan: Plan, layout: "Layout") -> float:
     copied = plan.g * plan.y_image / 32 * 6 / 4 / stages / (len(layout.rows) / plan.programs if plan.shared_rows else 1)
     bands = math.ceil(layout.shape[0] / plan.th)
     lanes = stages * plan.slots / columns
-    return (max(issued, longest) + BARRIER + copied) * stages * bands / plan.programs / plan.g + 1e-9 * lanes
+    return (max(issued, longest) + BARRIER + copied) * stages * bands / plan.programs / plan.g / plan.noisy + 1e-9 * lanes
 
 
 def _warps(limits: Limits, single: bool) -> list[tuple[int, int]]:

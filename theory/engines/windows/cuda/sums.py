@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from theory.captured import answer
 from theory.centred import Centred
 from theory.engines.state import State
 from theory.engines.windows.cuda.launcher import Launcher, Module
-from theory.engines.windows.cuda.plan import VALUES, Limits, Plan, plans
+from theory.engines.windows.cuda.plan import TOGETHER, VALUES, Limits, Plan, plans
 from theory.engines.windows.cuda.tables import Tables, tables
 from theory.engines.windows.layout import Layout
 from theory.engines.windows.rounding import TOLERANCE, bound, scaled
@@ -51,13 +52,13 @@ class Prepared:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, layout: Layout, channels: int, dtype: torch.dtype, launcher: Launcher) -> "Prepared":
-        """Compiles what was not compiled before.
+    def of(cls, layout: Layout, channels: int, dtype: torch.dtype, launcher: Launcher, most: int = 1) -> "Prepared":
+        """Compiles what was not compiled before; ``most`` noisy images may share a block.
 
         Raises:
             InputError: If a block of the card has no room for it, or it can't be compiled.
         """
-        found = [_choose(layout, channels, dtype, launcher.limits, first) for first in range(0, channels, VALUES)]
+        found = [_choose(layout, channels, dtype, launcher.limits, first, most) for first in range(0, channels, VALUES)]
         if None in found:
             shape, window = (f"{size[0]}x{size[1]}" for size in (layout.shape, layout.window))
             raise InputError(
@@ -69,14 +70,19 @@ class Prepared:
         return cls(found, modules, [[torch.from_numpy(a).to(launcher.device) for a in t.arrays()] for t in found], dtype)
 
 
+def together(batch: int) -> int:
+    """Noisy images of such a batch that may share a block: of an odd one the last has a block to itself, which must not cost more."""
+    return TOGETHER if batch % TOGETHER == 0 or batch > 2 * TOGETHER else 1
+
+
 def fits(layout: Layout, channels: int, dtype: torch.dtype, limits: Limits) -> bool:
     """Whether a card with these limits can sum this, also in float64, which some noisy images may need."""
     return all(_choose(layout, channels, kind, limits) is not None for kind in {dtype, torch.float64})
 
 
-def _choose(layout: Layout, channels: int, dtype: torch.dtype, limits: Limits, first_value: int = 0) -> Tables | None:
+def _choose(layout: Layout, channels: int, dtype: torch.dtype, limits: Limits, first_value: int = 0, most: int = 1) -> Tables | None:
     """The plan that is expected to be the fastest, and its tables; None where none fits the card."""
-    return next((t for plan in plans(layout, channels, dtype, limits, first_value) if (t := tables(layout, plan))), None)
+    return next((t for plan in plans(layout, channels, dtype, limits, first_value, most) if (t := tables(layout, plan))), None)
 
 
 def source(plan: Plan) -> str:
@@ -113,13 +119,14 @@ def sum_windows(
         The state of one group of ``B H W`` queries, image by image and pixel by pixel.
     """
     pixels = math.prod(x.shape[-2:])
-    if not bool((log_weights > -math.inf).any()):
+    if not answer((log_weights > -math.inf).any(), True):
         return State.empty(1, len(x) * pixels, x.shape[1], x.device)
     state = _run(x, alpha, sigma, images, log_weights, prepared, memory, launcher)
     if images.dtype == torch.float32:
         error = bound(x, alpha, sigma, images, state.max.reshape(len(x), -1), SUMS)
-        rough = (~(error <= TOLERANCE)).nonzero()[:, 0]
-        if len(rough):
+        within = error <= TOLERANCE  # false for what is no number
+        if not answer(within.all(), True):
+            rough = (~within).nonzero()[:, 0]
             double = _run(x[rough], alpha[rough], sigma[rough], exact(), log_weights, again(), memory, launcher)
             state.put((rough[:, None] * pixels + torch.arange(pixels, device=x.device)).flatten(), double)
     return state
@@ -154,27 +161,29 @@ def _launched(
 ) -> State:
     """The state of some noisy images after some training images, all on the card."""
     batch, channels, height, width = queries.shape
-    queries, pixels = queries.contiguous(), height * width
-    best = torch.empty(batch, pixels, dtype=torch.float64, device=queries.device)
-    found = []
+    queries, factors, pixels = queries.contiguous(), factors.contiguous(), height * width
+    tops, found = [], []
     for table, module, arrays in zip(prepared.tables, prepared.modules, prepared.arrays, strict=True):
-        plan, blocks = table.plan, batch * table.bands
+        plan = table.plan
+        missing = -batch % plan.noisy  # noisy images of the last block, which takes the last one again
+        some, scales = (torch.cat([v, v[-1:].expand(missing, *v.shape[1:])]) if missing else v for v in (queries, factors))
+        blocks = len(some) * table.bands
         parts = max(1, min(parts, -(-len(images) // plan.g)))
-        partial = best.new_empty(blocks * parts * plan.replicas * plan.fields * plan.q * plan.units)
-        sums = best.new_empty(batch, plan.fields - 1, pixels)
-        sizes = [len(images), height, table.bands]
-        launcher.launch(
-            module, "sum_windows", (parts, blocks), plan.threads, plan.shared, [queries, images, costs, factors, partial, *arrays, *sizes]
-        )
+        shapes = (blocks * parts * plan.replicas * plan.fields * plan.q * plan.units,), (batch, pixels), (batch, plan.fields - 1, pixels)
+        partial, best, sums = (torch.empty(shape, dtype=torch.float64, device=queries.device) for shape in shapes)
+        args = [some, images, costs, scales, partial, *arrays, len(images), height, table.bands]
+        launcher.launch(module, "sum_windows", (parts, blocks // plan.noisy), plan.threads, plan.shared, args)
         merging = -(-table.bands * plan.q * plan.units // MERGED)
         shared = 8 * plan.fields * MERGED * 8
         launcher.launch(
             module, "merge_parts", (merging, batch), 8 * MERGED, shared, [partial, best, sums, parts * plan.replicas, height, table.bands]
         )
+        tops.append(best)
         found.append(sums)
     total, square = (found[0][:, i].reshape(1, -1) for i in (0, 1))
-    weighted = torch.cat([sums[:, 2:] for sums in found], 1).transpose(1, 2).reshape(1, batch * pixels, channels)
-    return State((-math.log(2) * best * unfit[:, None]).reshape(1, -1), total, square, weighted)
+    weighted = [sums[:, 2:] * torch.exp2(tops[0] - best)[:, None] for best, sums in zip(tops, found, strict=True)]  # of the first pass all
+    weighted = torch.cat(weighted, 1).transpose(1, 2).reshape(1, batch * pixels, channels)
+    return State((-math.log(2) * tops[0] * unfit[:, None]).reshape(1, -1), total, square, weighted)
 
 
 def _division(found: list[Tables], batch: int, images: int, memory: int, launcher: Launcher) -> tuple[int, int]:
@@ -182,8 +191,9 @@ def _division(found: list[Tables], batch: int, images: int, memory: int, launche
     plan, bands = found[0].plan, max(t.bands for t in found)
     groups, processors = -(-images // plan.g), launcher.limits.processors
     most = max(1, memory // 4 // (8 * plan.replicas * plan.fields * plan.q * plan.units * bands))
-    batch = max(1, min(batch, most, 65_535 // bands))
-    blocks = batch * bands
+    limit = min(max(plan.noisy, most), 65_535 // bands)
+    batch = batch if batch <= limit else limit // plan.noisy * plan.noisy
+    blocks = -(-batch // plan.noisy) * bands
 
     def taken(parts: int) -> float:
         return -(-blocks * parts // processors) * (-(-groups // parts) + 0.5)

@@ -80,7 +80,7 @@ class _Lists:
 
     def add(self, x: list[int], y: list[int], offset: int, programs: int, places: list[list[int]], where: list[list[int]]) -> None:
         """An item."""
-        x, y = ([*rows, *[NONE] * (length - len(rows))] for rows, length in ((x, self.plan.rows), (y, self.plan.y_rows)))
+        x, y = ([*rows, *[NONE] * (length - len(rows))] for rows, length in ((x, self.plan.x_rows), (y, self.plan.y_rows)))
         number = [known.setdefault(tuple(rows), len(known)) for known, rows in ((self.x, x), (self.y, y))]
         self.items.append((number[1], offset, number[0], programs))
         numbers = [number for row in (*places, *where) for number in row]
@@ -193,6 +193,7 @@ def _fits(item: list[_Piece], piece: _Piece, plan: Plan) -> bool:
 def _columns(layout: Layout, plan: Plan) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Columns of differences in the slots of each stage, and the segments of pixels that these serve."""
     nothing = plan.width, plan.pad + plan.width  # columns of zeros
+    empty = nothing[0] * plan.tall, nothing[1] * plan.tall
     stages: list[list[tuple[int, int]]] = []
     segments, chunks = [], [0]
     radius, outside = plan.kw // 2, layout.window[1] // 2
@@ -203,7 +204,7 @@ def _columns(layout: Layout, plan: Plan) -> tuple[np.ndarray, np.ndarray, list[i
         if base + first + taken > plan.slots:
             if stages:
                 chunks.append(len(segments))
-            stages.append([nothing] * plan.slots)
+            stages.append([empty] * plan.slots)
             base, used = -(first // 4) * 4, 0
         for i in range(taken):
             column = first - radius + i
@@ -214,7 +215,7 @@ def _columns(layout: Layout, plan: Plan) -> tuple[np.ndarray, np.ndarray, list[i
                 pair = pair if pair[0] >= 0 else (plan.width, pair[1])
             else:
                 pair = nothing
-            stages[-1][base + first + i] = pair[0], pair[1] + g * plan.y_image
+            stages[-1][base + first + i] = pair[0] * plan.tall, pair[1] * plan.tall + g * plan.y_image
         used = base + first + taken
         stop = plan.groups * plan.q if last == plan.width else last
         segments.append((base, first, stop, g * plan.y_image, shift % plan.width if plan.wrap_any else shift, g, 0, 0))
