@@ -17,6 +17,7 @@ for module in (
     "lanes",
     "listed.thin",
     "masked.kernel",
+    "masked.tables",
     "windows.boxes",
     "windows.kernel",
     "windows.cuda.plan",

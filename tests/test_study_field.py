@@ -35,7 +35,7 @@ def test_a_study_in_small_and_again(tmp_path, monkeypatch, capsys):
     data = load(DATA)
     gaussian = Gaussian(data)
     expected = DDIM(gaussian, 10)(initial_noise(gaussian.schedule, (100, 3, 6, 6), 0)).images
-    assert_close(samples["digits-resnet.Gaussian"], expected, atol=1e-5)
+    assert_close(samples["digits.Gaussian"], expected, atol=1e-5)
     agreement = Median.of(r2_pearson(samples["digits-resnet.network"], expected))
     assert_close(row["pairs"]["Gaussian"]["r2_pearson"]["value"], agreement.value, atol=1e-4)
 
