@@ -158,5 +158,19 @@ def field_tables(report: dict) -> list[Table]:
     return tables
 
 
+def field_lines(report: dict, data: str) -> list[str]:
+    """The table of one data set as in the documentation: every machine a line, every network a column."""
+    names = [name for name in report["rows"] if name.startswith(f"{data}-")]
+    head = ["machine", *(f"{name.removeprefix(f'{data}-')}, r2" for name in names), "copies", "s a sample", "once, s", "memory, MB"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for machine in report["machines"]:
+        cells = [_interval(report["rows"][name]["pairs"][machine]["r2_pearson"]) for name in names]
+        found = report["rows"][names[0]]["models"][machine]
+        memory = "" if found["memory"] is None else f"{found['memory'] / 2**20:.0f}"
+        cost = f"{100 * found['memorised']['value']:.0f}%", f"{found['seconds']:.2g}", f"{found['setup']:.2g}", memory
+        lines.append(f"| {' | '.join([machine, *cells, *cost])} |")
+    return lines
+
+
 def _interval(x: dict) -> str:
     return f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"

@@ -52,7 +52,7 @@ def lay(keys, squares, whole, images, order, query, alpha, low, channels, first,
                 image = images[order[b * _L + lane]]
                 for j in range(start, stop):
                     keys[(base + j) * _L + lane] = image[j]
-        whole_block = splat(single(0.0, v))
+        all_of_them = part = splat(single(0.0, v))
         for j in range(rows):
             total = shift
             for c in range(channels):
@@ -60,8 +60,10 @@ def lay(keys, squares, whole, images, order, query, alpha, low, channels, first,
                 away = fma(load(k, (base + i) * _L), factor, splat(number(q, i)))
                 total = fma(away, away, total)
             store(v, b * stride + j * _L, total)
-            whole_block = whole_block + total
-        store(w, b * _L, whole_block)
+            part = part + total
+            if j % _U(TILE) == _U(TILE - 1):  # sums of sums round less
+                all_of_them, part = all_of_them + part, splat(single(0.0, v))
+        store(w, b * _L, all_of_them + part)
 
 
 @_plain

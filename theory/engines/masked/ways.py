@@ -11,7 +11,7 @@ from theory.engines.masked import tables
 
 ENTRY = 5.0  # members that are added one by one in the time of an entry: a set in a chunk
 FIXED = tables.GROUPS * tables.SIZE / 2  # entries that could be added while the tables of a chunk are made
-WHOLE = 0.75  # share of all numbers above which sums of what is left out are taken from the whole
+WHOLE = 0.85  # share of all numbers above which sums of what is left out are taken from the whole
 _NONE = {kind: np.empty(0, kind) for kind in (np.uint8, np.uint32, np.uintp)}
 
 
@@ -38,7 +38,7 @@ class Ways:
     def additions(self) -> float:
         """Of a sum, at most and about."""
         return (
-            tables.GROUPS * len(self._entries[0]) / self.count + self.matrix.shape[1] * (self.sign < 0)
+            tables.GROUPS * len(self._entries[0]) / self.count + (tables.TILE + self.matrix.shape[1] / tables.TILE) * (self.sign < 0)
             if self.grouped
             else self.size / self.count
         )
