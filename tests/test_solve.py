@@ -139,11 +139,10 @@ def test_digits_patch_schedule_and_label(tmp_path):
     names = arguments[arguments.index("--machines") + 1 :]
     assert list(report["machines"]) == names and report["baseline"] is None
     samples, data = load_file(tmp_path / "digits" / "samples.safetensors"), load("digits").select(3)
-    assert len({x.numpy().tobytes() for x in samples.values()}) == len(names)
+    assert len({x.numpy().tobytes() for x in samples.values()}) == len(names) + 1  # and the noise
     nearest = Nearest(data, count=9)
-    noise = initial_noise(nearest.schedule, samples["nearest:count=9"].shape, 0)
     steps = int(SMALL[SMALL.index("--steps") + 1])
-    assert torch.equal(samples["nearest:count=9"], DDIM(nearest, steps)(noise).images)
+    assert_close(samples["samples.nearest:count=9"], DDIM(nearest, steps)(samples["initial_noise"]).images, atol=1e-5)
 
 
 def one_line(capsys) -> str:
