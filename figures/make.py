@@ -18,7 +18,7 @@ from theory.plain import PlainConsole
 # In the order of the story.
 FIGURES = (
     "forward", "machines", "mosaic", "locality", "toy", "attention",
-    "consistency", "samples", "agreement", "loss", "training", "certificate", "equation",
+    "consistency", "samples", "agreement", "field", "loss", "training", "certificate", "equation",
 )  # fmt: skip
 TITLE = "What a diffusion model can't see, and what it makes of it"
 
@@ -99,7 +99,7 @@ def _run(a: argparse.Namespace) -> int:
     for name in a.only:
         if name not in FIGURES:
             raise InputError(f"--only {name}", choices(FIGURES), "choose some of these")
-    results.require("toy-grid", *(["digits"] if set(a.only) >= set(FIGURES) else []))
+    results.require("toy-grid", *(["digits", "field/digits"] if set(a.only) >= set(FIGURES) else []))
     for name in FIGURES:
         module = import_module(f"figures.{name}")
         if name in a.only:

@@ -1,7 +1,8 @@
 """Results that figures are drawn from: a directory with the outputs of ``empirical.reproduce``.
 
 ``toy-grid/`` is that of ``reproduce toy`` and ``digits/`` that of ``reproduce digits``: each with ``report.json`` and
-``samples.safetensors``, the toy with ``theory/`` too. ``results/`` of the repository is one.
+``samples.safetensors``, the toy with ``theory/`` too. ``field/digits/`` has the
+report of ``reproduce field`` alone. ``results/`` of the repository is one.
 """
 
 import json
@@ -17,7 +18,11 @@ from theory.errors import InputError
 from theory.stationarity import SolvedScore
 
 COMMITTED = Path(__file__).resolve().parents[1] / "results"
-COMMANDS = {"toy-grid": "python -m empirical.reproduce toy", "digits": "python -m empirical.reproduce digits"}
+COMMANDS = {
+    "toy-grid": "python -m empirical.reproduce toy",
+    "digits": "python -m empirical.reproduce digits",
+    "field/digits": "python -m empirical.reproduce field --models digits-resnet digits-unet digits-attention",
+}
 
 
 @dataclass(frozen=True)

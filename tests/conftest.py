@@ -18,6 +18,7 @@ for module in (
     "lanes",
     "listed.thin",
     "masked.kernel",
+    "masked.tables",
     "windows.boxes",
     "windows.kernel",
     "windows.cuda.plan",

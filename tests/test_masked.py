@@ -10,6 +10,7 @@ from tests.helpers import assert_close, noise, random_images, random_set, refuse
 from theory.data import ImageSet, load
 from theory.engines import Training
 from theory.engines.masked import sets as module
+from theory.engines.masked import together, ways
 from theory.engines.masked.sets import Sets
 from theory.engines.masked.sums import Masked, Pass, sum_masked
 from theory.errors import InputError
@@ -49,6 +50,34 @@ def test_bounded_sums_end_early_only_where_all_are_beyond_the_limit(dtype):
         ended = (found.double() - exact).abs().max(1).values > 1e-3
         assert not ((exact <= limit).any(1) & ended).any() and bool((found[ended] > limit).all())
         assert (added == 300 * 60) == complete and bool(ended.any()) != complete
+
+
+@pytest.mark.parametrize(("entry", "whole"), [(1e9, 2.0), (-1.0, 2.0), (-1.0, 0.0)], ids=["members", "groups", "what is left out"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_compiled_pass(entry, whole, threads, dtype, monkeypatch):
+    """All ways to sum, several pieces and blocks that are not full, against logits written out."""
+    monkeypatch.setattr(ways, "ENTRY", entry)
+    monkeypatch.setattr(ways, "WHOLE", whole)
+    monkeypatch.setattr(together, "TASK", 50)
+    data, x = random_set(300, height=8, width=7), 0.7 * noise((1, 2, 8, 7), seed=3, dtype=dtype)
+    matrix = torch.rand(112, 112, generator=torch.Generator().manual_seed(0)) < 0.4
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for sigma in (0.05, 0.6):
+            masked = Masked(Training(data, lambda mean: mean, 2**26, False), None, Sets(matrix, 7))
+            alpha, s = torch.tensor([0.8], dtype=torch.float64), torch.tensor([sigma], dtype=torch.float64)
+            state = sum_masked(masked, x, alpha, s, carried=True)
+            rows = data.images.double().flatten(1)
+            logits = -((x.double().flatten() - 0.8 * rows) ** 2 @ matrix.double().T) / (2 * sigma**2) + data.weights.double().log()[:, None]
+            weights = logits.softmax(0)
+            tolerance = 1e-11 if dtype == torch.float64 else 2e-5
+            mean = state.mean[0, :, 0] + masked.training.centre(None).flatten()
+            assert_close(mean, (weights * rows).sum(0), atol=tolerance)
+            assert_close(state.ess[0], 1 / (weights**2).sum(0), rtol=10 * tolerance)
+            assert_close(state.log_sum[0], logits.logsumexp(0), atol=1e-9 if dtype == torch.float64 else 5e-4, rtol=1e-6)
+    finally:
+        torch.set_num_threads(before)
 
 
 class TestPcaLocal(ClosedFormContract):
@@ -135,7 +164,7 @@ def test_sets_that_are_everything_give_the_ideal_score():
     everything = Sets(torch.ones(40, 40, dtype=torch.bool), 4)
     masked = Masked(Training(data, lambda mean: mean, 2**26, False), None, everything)
     alpha, sigma = (c.expand(2) for c in CosineSchedule()(0.3))
-    state = sum_masked(masked, x, alpha, sigma, lambda keys: keys)
+    state = sum_masked(masked, x, alpha, sigma, carried=True)
     mean = state.mean.reshape(2, 2, 5, 4) + masked.training.centre(None)
     assert_close(mean, ideal, atol=1e-12)
 

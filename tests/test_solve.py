@@ -18,7 +18,7 @@ from theory.command import measure
 from theory.command.options import Config
 from theory.data import load
 from theory.errors import InputError
-from theory.machines import MACHINES, EquivariantLocal
+from theory.machines import MACHINES, EquivariantLocal, Nearest
 from theory.noise import CosineSchedule
 from theory.sampling import DDIM, initial_noise
 
@@ -128,11 +128,21 @@ def test_digits_patch_schedule_and_label(tmp_path):
         "--machines",
         "ideal",
         "equivariant_local",
+        "equivariant_local:group=flip",
+        "nearest:count=9",
+        "patch_set:sets=flexible,share=0.5",
+        "patch_set:sets=flexible,share=0.7",
     ]
     assert run(*arguments, *SMALL, "--out", tmp_path / "digits") == 0
     report = json.loads((tmp_path / "digits" / "report.json").read_text())
     assert report["data"]["images"] == int((load("digits").labels == 3).sum())
-    assert list(report["machines"]) == ["ideal", "equivariant_local"] and report["baseline"] is None
+    names = arguments[arguments.index("--machines") + 1 :]
+    assert list(report["machines"]) == names and report["baseline"] is None
+    samples, data = load_file(tmp_path / "digits" / "samples.safetensors"), load("digits").select(3)
+    assert len({x.numpy().tobytes() for x in samples.values()}) == len(names) + 1  # and the noise
+    nearest = Nearest(data, count=9)
+    steps = int(SMALL[SMALL.index("--steps") + 1])
+    assert_close(samples["samples.nearest:count=9"], DDIM(nearest, steps)(samples["initial_noise"]).images, atol=1e-5)
 
 
 def one_line(capsys) -> str:
@@ -154,7 +164,12 @@ BAD = [
     (["--dataset", "toy", "--patch-size", "big"], "--patch-size 'big'"),
     (["--dataset", "toy", "--border", "mirror"], "border 'mirror'"),
     (["--dataset", "toy", "--machines", "ideal", "attention"], "machine 'attention'"),
-    (["--dataset", "toy", "--machines", "nearest:count=9"], "machine 'nearest:count=9': expected nearest without options"),
+    (["--dataset", "toy", "--machines", "nearest:count=9999"], "count=9999 of machine 'nearest:count=9999'"),
+    (["--dataset", "toy", "--machines", "nearest:rank=9"], "option 'rank=9' of nearest"),
+    (["--dataset", "toy", "--machines", "local:patch_size=4"], "of machine 'local:patch_size=4'"),
+    (["--dataset", "toy", "--machines", "equivariant_local:group=rotations"], "of machine 'equivariant_local:group=rotations'"),
+    (["--dataset", "digits", "--machines", "gaussian:rank=4,rank=5"], "option 'rank=5' of gaussian, after another"),
+    (["--dataset", "digits", "--machines", "ideal:guidance=1"], "no guidance"),
     (["--dataset", "toy", "--schedule", "linear"], "schedule 'linear'"),
     (["--dataset", "toy", "--sampler", "euler"], "sampler 'euler'"),
     (["--dataset", "toy", "--levels", "0"], "--levels 0"),

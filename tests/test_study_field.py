@@ -1,6 +1,7 @@
 """``empirical.reproduce field``: every machine against a network, and on again from what is finished."""
 
 import json
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 from empirical import reproduce
 from empirical.metrics import Median, r2_pearson
 from empirical.study import field
+from figures.results import Results
 from tests.helpers import assert_close
 from theory.data import load
 from theory.machines import MACHINES, Gaussian
@@ -35,7 +37,7 @@ def test_a_study_in_small_and_again(tmp_path, monkeypatch, capsys):
     data = load(DATA)
     gaussian = Gaussian(data)
     expected = DDIM(gaussian, 10)(initial_noise(gaussian.schedule, (100, 3, 6, 6), 0)).images
-    assert_close(samples["digits-resnet.Gaussian"], expected, atol=1e-5)
+    assert_close(samples["digits.Gaussian"], expected, atol=1e-5)
     agreement = Median.of(r2_pearson(samples["digits-resnet.network"], expected))
     assert_close(row["pairs"]["Gaussian"]["r2_pearson"]["value"], agreement.value, atol=1e-4)
 
@@ -51,3 +53,10 @@ def test_a_study_in_small_and_again(tmp_path, monkeypatch, capsys):
 def test_refuses_options_of_the_toy(options, tmp_path, capsys):
     assert reproduce.main(["field", *SMALL, *options, "--out", str(tmp_path / "x")]) == 2
     assert "with field: expected no" in capsys.readouterr().err
+
+
+def test_the_table_of_the_docs_is_that_of_the_results():
+    text = Path("docs/field.md").read_text()
+    report = Results().report("field/digits")
+    assert set(report["machines"]) == set(field.MACHINES)
+    assert [line for line in field.field_lines(report, "digits") if line not in text] == []

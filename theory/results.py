@@ -96,16 +96,20 @@ class ResultDirectory:
 
     def part(self, name: str) -> tuple[dict, dict[str, Tensor]] | None:
         """A part saved earlier, or None."""
-        stem = self.path / PARTS / name
+        stem = self._stem(name)
         if not stem.with_suffix(".json").exists():  # written last: its presence means the part is whole
             return None
         return json.loads(stem.with_suffix(".json").read_text()), load_file(stem.with_suffix(".safetensors"))
 
     def save_part(self, name: str, values: dict, tensors: dict[str, Tensor]) -> None:
         """Save a part; it is there whole or not at all."""
-        stem = self.path / PARTS / name
+        stem = self._stem(name)
         write_tensors(stem.with_suffix(".safetensors"), tensors)
         write_json(stem.with_suffix(".json"), values)
+
+    def _stem(self, name: str) -> Path:
+        """Where a part lies, without an extension: names may have points, and paths in them."""
+        return self.path / PARTS / name.replace("/", "%2F").replace(".", "%2E")
 
     def clear(self, folder: str, keep: Collection[str]) -> None:
         """Remove what an earlier run left in a folder, but for files of these names."""

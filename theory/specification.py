@@ -60,27 +60,46 @@ def open_theory(spec: str, data: ImageSet, noise: Schedule | None = None) -> Den
     )
 
 
-def machine(spec: str, data: ImageSet, noise: Schedule | None = None) -> Denoiser:
+def machine(spec: str, data: ImageSet, noise: Schedule | None = None, **given) -> Denoiser:
     """The machine of a specification that names one.
 
+    Args:
+        spec: As above.
+        data: The training set it belongs to.
+        noise: Its schedule.
+        given: Arguments it takes besides; options of the specification come before them.
+
     Raises:
-        InputError: If it does not take an option, or not that value.
+        InputError: If it does not take an option, or not that value; names the machine.
     """
-    name, _, given = spec.partition(":")
+    name, _, text = spec.partition(":")
+    try:
+        options = {**given, **_options(name, text)}
+        if "patch_size" in MACHINES[name].settings:
+            options.setdefault("patch_size", data.patch_size)
+        scale = options.pop("guidance", None)
+        made = MACHINES[name](data, noise or CosineSchedule(), **options)
+        return made if scale is None else guided(made, scale)
+    except InputError as error:
+        if f" of {name}" in error.given:
+            raise
+        raise InputError(f"{error.given} of machine {spec!r}", error.expected, error.remedy) from error
+
+
+def _options(name: str, text: str) -> dict:
+    """The options of a machine as its arguments."""
     known = MACHINES[name].settings
-    local = {"schedule"} if "patch_size" in known else set()
+    taken = (*known, *(["schedule"] if "patch_size" in known else []), "guidance")
     options: dict = {}
-    for item in filter(None, given.split(",")):
+    for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
-        if not equals or key not in {*known, *local, "guidance"}:
-            expected = choices([f"{k}=" for k in (*known, *local, "guidance")])
-            raise InputError(f"option {item!r} of {name}", expected, "correct the specification")
-        options["patch_size" if key == "schedule" else key] = patch_schedule(value) if key == "schedule" else _converted(key, value, name)
-    if "patch_size" in known:
-        options.setdefault("patch_size", data.patch_size)
-    scale = options.pop("guidance", None)
-    made = MACHINES[name](data, noise or CosineSchedule(), **options)
-    return made if scale is None else guided(made, scale)
+        if not equals or key not in taken:
+            raise InputError(f"option {item!r} of {name}", choices([f"{k}=" for k in taken]), "correct the specification")
+        target = "patch_size" if key == "schedule" else key
+        if target in options:
+            raise InputError(f"option {item!r} of {name}, after another", f"{target} once", "leave out one of the two")
+        options[target] = patch_schedule(value) if key == "schedule" else _converted(key, value, name)
+    return options
 
 
 def patch_machine(model: Denoiser, data: ImageSet) -> AnalyticDenoiser:

@@ -1,13 +1,15 @@
 """All analytic denoisers against trained networks: how well each predicts their samples, how long it takes, and how much memory.
 
 Every machine at the patch size of the data, not calibrated to a network; on three data sets, each with a ResNet, a UNet and a UNet with
-attention. From the same initial noise, with the same steps.
+attention. From the same initial noise, with the same steps. Machines know nothing of the network, and sample once for a data set.
+Seconds are those of the processor, of all threads together; on a GPU, those that pass.
 """
 
 import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
 
@@ -54,20 +56,31 @@ def field(job: Job) -> dict:
         )  # fmt: skip
         checkpoint = job.trained(config, data, name)
         drawn = {"count": min(200, job.scale.samples), "steps": job.scale.sampling, "seed": 0, "device": str(job.device)}
-        identity = {"network": checkpoint.origin(), "data": data.fingerprint, "drawn": drawn, "versions": versions()}
         denoiser = checkpoint.denoiser()
         denoiser.module.to(job.device)
+        told = {"data": data.fingerprint, "schedule": config.schedule, "drawn": drawn, "versions": versions()}
         found = {}
-        for machine, spec in {"network": None, **MACHINES}.items():
-            part = job.out / "field" / name / machine.replace(", ", "-")
+        for model, spec in {"network": None, **MACHINES}.items():
+            owner, origin = (name, {"network": checkpoint.origin()}) if spec is None else (which, {"machine": spec})
+            part = job.out / "field" / owner / model.replace(", ", "-")
             make = (lambda d=denoiser: d) if spec is None else (lambda s=spec, x=data, d=denoiser: open_model(s, x, d.schedule, job.device))
-            found[machine], samples[f"{name}.{machine}"] = _drawn(part, {**identity, "machine": spec}, make, data, job)
-            job.say(f"{name}, {machine}: {found[machine]['seconds']:.3g} s a sample")
+            found[model], samples[f"{owner}.{model}"] = _drawn(part, {**told, **origin}, make, data, job)
+            job.say(f"{name}, {model}: {found[model]['seconds']:.3g} s a sample")
         truth = samples[f"{name}.network"]
-        pairs = {machine: _pair(truth, samples[f"{name}.{machine}"]) for machine in MACHINES}
-        rows[name] = {"data": data.name, "models": found, "pairs": pairs, "receptive_field": denoiser.receptive_field}
+        pairs = {machine: _pair(truth, samples[f"{which}.{machine}"]) for machine in MACHINES}
+        own = {"name": data.name, "fingerprint": data.fingerprint}
+        rows[name] = {
+            "data": own,
+            "models": found,
+            "pairs": pairs,
+            "receptive_field": denoiser.receptive_field,
+            "origin": checkpoint.origin(),
+        }
     write_tensors(job.out / SAMPLES, samples)
-    return {"format": FORMAT, "study": "field", "scale": vars(job.scale), "machines": MACHINES, "versions": versions(), "rows": rows}
+    return {
+        "format": FORMAT, "study": "field", "scale": vars(job.scale), "machines": MACHINES, "versions": versions(), "rows": rows,
+        "data": {name: row["data"] for name, row in rows.items()}, "threads": torch.get_num_threads(),
+    }  # fmt: skip
 
 
 def _pair(truth: Tensor, other: Tensor) -> dict:
@@ -81,15 +94,15 @@ def _drawn(part: Path, identity: dict, make: Callable[[], Denoiser], data: Image
     if told.is_file() and kept.is_file() and (done := read_json(told)).get("identity") == identity:
         return done["found"], load_file(kept)["samples"]
     drawn = identity["drawn"]
+    now = time.process_time if job.device.type == "cpu" else time.perf_counter  # of this process alone, whatever else runs
     with _Memory(job.device) as memory:
-        start = time.perf_counter()
-        model = make()
-        sampled(model, data, 1, drawn["steps"], drawn["seed"], device=job.device)  # what is found once, at every noise level
-        ready = time.perf_counter()
-        samples = sampled(model, data, drawn["count"], drawn["steps"], drawn["seed"], device=job.device)
-        seconds = (time.perf_counter() - ready) / drawn["count"]
+        times, model = [now()], make()
+        for count in (1, 1, drawn["count"]):  # the first finds what is found once, at every noise level
+            samples = sampled(model, data, count, drawn["steps"], drawn["seed"], device=job.device)
+            times.append(now())
+    first, second, all_of_them = (b - a for a, b in pairwise(times))
     copies = Proportion.of(memorisation(samples, data).memorised)._asdict()
-    found = {"seconds": seconds, "setup": ready - start - seconds, "memory": memory.grown, "memorised": copies}
+    found = {"seconds": all_of_them / drawn["count"], "setup": first - second, "memory": memory.grown, "memorised": copies}
     part.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(kept, {"samples": samples})
     write_json(told, {"identity": identity, "found": found})  # written last: its presence means both are whole
@@ -132,7 +145,7 @@ def field_tables(report: dict) -> list[Table]:
     """A table for each network; nothing is left out because it loses."""
     tables = []
     for name, row in report["rows"].items():
-        out = Table(title=f"{name} ({row['data']}): median over samples (95% interval)", title_justify="left")
+        out = Table(title=f"{name} ({row['data']['name']}): median over samples (95% interval)", title_justify="left")
         for column in ("machine", "r2_pearson", "r2_determination", "memorised", "seconds a sample", "once, s", "memory, MB"):
             out.add_column(column, justify="left" if column == "machine" else "right")
         for machine, found in row["models"].items():
@@ -143,6 +156,20 @@ def field_tables(report: dict) -> list[Table]:
             out.add_row(machine, *shown, copies, f"{found['seconds']:.3g}", f"{found['setup']:.2g}", memory)
         tables.append(out)
     return tables
+
+
+def field_lines(report: dict, data: str) -> list[str]:
+    """The table of one data set as in the documentation: every machine a line, every network a column."""
+    names = [name for name in report["rows"] if name.startswith(f"{data}-")]
+    head = ["machine", *(f"{name.removeprefix(f'{data}-')}, r2" for name in names), "copies", "s a sample", "once, s", "memory, MB"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for machine in report["machines"]:
+        cells = [_interval(report["rows"][name]["pairs"][machine]["r2_pearson"]) for name in names]
+        found = report["rows"][names[0]]["models"][machine]
+        memory = "" if found["memory"] is None else f"{found['memory'] / 2**20:.0f}"
+        cost = f"{100 * found['memorised']['value']:.0f}%", f"{found['seconds']:.2g}", f"{found['setup']:.2g}", memory
+        lines.append(f"| {' | '.join([machine, *cells, *cost])} |")
+    return lines
 
 
 def _interval(x: dict) -> str:

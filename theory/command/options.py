@@ -67,7 +67,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--dataset", required=True, help=f"data: {', '.join(SOURCES)}; parameters after a colon, as in toy:layout=strip or npz:FILE"
     )
-    p.add_argument("--machines", nargs="+", default=d.machines, metavar="NAME", help=f"machines: {', '.join(MACHINES)}, or all")
+    p.add_argument(
+        "--machines",
+        nargs="+",
+        default=d.machines,
+        metavar="NAME",
+        help=f"machines: {', '.join(MACHINES)}, or all; options after a colon, as in nearest:count=9 or equivariant_local:group=flip",
+    )
     p.add_argument(
         "--families",
         nargs="*",

@@ -13,6 +13,7 @@ from theory.errors import InputError, choices
 from theory.machines import MACHINES, AnalyticDenoiser, ClosedForm
 from theory.noise import Schedule, schedule
 from theory.sampling import sampler
+from theory.specification import machine
 from theory.stationarity import DEFAULT, FAMILIES, Options, Plan, SolvedScore
 from theory.stationarity.options import EVERYWHERE
 from theory.stationarity.run import one_size
@@ -57,9 +58,11 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     require(config.dtype in ("float32", "float64"), f"--dtype {config.dtype!r}", "'float32' or 'float64'")
     names = tuple(MACHINES) if "all" in config.machines else tuple(dict.fromkeys(config.machines))
     for name in names:
-        plain, colon, _ = name.partition(":")
-        require(not (colon and plain in MACHINES), f"machine {name!r}", f"{plain} without options, which empirical.compare takes")
-        require(name in MACHINES, f"machine {name!r}", choices(MACHINES))
+        plain, _, options = name.partition(":")
+        require(plain in MACHINES, f"machine {name!r}", choices(MACHINES))
+        require(
+            "guidance=" not in options, f"machine {name!r}", "no guidance, which wants classes and all images: empirical.compare has both"
+        )
     for name in config.families or ():
         require(name in FAMILIES or name == "all", f"family {name!r}", choices([*FAMILIES, "all"]))
     solver = Options.of(config.quality, **{name: getattr(config, name) for name in SOLVER}, seed=config.seed)
@@ -72,9 +75,10 @@ def prepare(config: Config, device: str, memory: int) -> Task:
     summing = {"rtol": config.rtol, "distributed": distributed}
     machines = {}
     for name in names:
-        chosen = {key: value for key, value in local.items() if key in MACHINES[name].settings}
-        chosen |= summing if issubclass(MACHINES[name], AnalyticDenoiser) else {}
-        machines[name] = MACHINES[name](data, noise, memory=memory << 20, **chosen)
+        kind = MACHINES[name.partition(":")[0]]
+        chosen = {key: value for key, value in local.items() if key in kind.settings}
+        chosen |= summing if issubclass(kind, AnalyticDenoiser) else {}
+        machines[name] = machine(name, data, noise, memory=memory << 20, **chosen)
     times = [(i + 0.5) / config.levels for i in range(config.levels)]
     dtype = getattr(torch, config.dtype)
     families = _families(config.families, data)

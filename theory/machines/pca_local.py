@@ -91,7 +91,7 @@ class PcaLocal(ClosedForm):
 
     def _of_kind(self, kind: tuple[int | None, float], x_t: Images, alpha: Coefficients, sigma: Coefficients) -> Posterior:
         masked = Masked(self.training, kind[0], self.masks(kind[0], float(alpha[0]), float(sigma[0])))
-        state = sum_masked(masked, x_t, alpha, sigma, lambda keys: keys)
+        state = sum_masked(masked, x_t, alpha, sigma, carried=True)
         centre = self.training.centre(kind[0]).to(x_t.device)
         mean, log_sum, ess = (v.reshape(x_t.shape) for v in (state.mean, state.log_sum, state.ess))
         numbers = masked.numbers.to(x_t.device).reshape(1, *x_t.shape[1:])

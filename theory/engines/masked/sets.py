@@ -79,6 +79,18 @@ class Sets:
         starts = lines[..., 0].count_nonzero() + (lines[..., 1:] & ~lines[..., :-1]).count_nonzero()
         return int(lines.count_nonzero()), int(starts)
 
+    @cached_property
+    def held(self) -> Float[Tensor, " M"]:
+        """Rows that each set holds, float64."""
+        return self.matrix.sum(1).double()
+
+    @cached_property
+    def ways(self) -> "Ways":
+        """The sets as compiled passes take them."""
+        from theory.engines.masked.ways import Ways  # loads the compiler
+
+        return Ways(self.matrix)
+
     def _factor(self, like: Tensor) -> Tensor:
         """The matrix as a factor; that of the last kind is kept."""
         kind = like.dtype, like.device

@@ -4,11 +4,13 @@ Squares are taken relative to ``sigma^2``, which shifts all logits of an output 
 near the data. Where members of sets are added one by one, a sum that has left an image less than ``e^-60`` of the largest weight is not
 finished: together such images hold less than a rounding error. Nearest images come first, so that most sums end early at low noise.
 
-In float32 the error of the largest logit of every output is estimated from above when that is known (`_rounding`); images where it
-exceeds `TOLERANCE` are summed again in float64.
+On the CPU `together` does all of that in one compiled pass, which leaves out weights below ``eps / N`` of the largest, ``N`` being the
+number of images and ``eps`` the rounding error of the work. `Pass` is for what has no such pass: other devices, and sums over patches of
+weights.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -29,7 +31,6 @@ TRIAL = 8  # the block by which it is decided whether sums end early enough: lat
 CUT = 60.0  # exponent below the largest that is not worth finishing a sum for
 LEAST = -80.0  # exponent that is taken for smaller ones, which would be slow to add
 TOLERANCE = 4e-4  # estimated error of a float32 logit that is used as it is
-Values = Callable[[Float[Tensor, "D n"]], Float[Tensor, "M n"]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,20 @@ class Masked:
     label: int | None
     sets: Sets
     pixels: bool = False
+
+    def pieces(self, query: Float[Tensor, " D"], alpha: float, width: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """All training images, those nearest to a noisy image first, some at a time: rows to take them from, which, and log-weights."""
+        double = query.dtype == torch.float64
+        images = self.training.exact(self.label, query) if double else self.training.centred(self.label, query)[0]
+        log_weights = self.training.own(self.label)[1].to(query)
+        order = self._order(images, query, alpha) if len(images) > width else torch.arange(len(images))
+        for some in order.split(width):
+            held = not isinstance(images, Centred)
+            yield (
+                (images.flatten(1), some, log_weights[some])
+                if held
+                else (images[some].flatten(1), torch.arange(len(some)), log_weights[some])
+            )
 
     def blocks(self, query: Float[Tensor, " D"], alpha: float) -> Iterator[tuple[Tensor, Tensor]]:
         """All training images, those nearest to a noisy image first: keys ``(D, n)`` and log-weights ``(n,)``, in the precision and
@@ -80,7 +95,7 @@ class Masked:
     @cached_property
     def numbers(self) -> Float[Tensor, " M"]:
         """Numbers of an image that each set holds, float64."""
-        return self.channels * self.sets.matrix.sum(1).double()
+        return self.channels * self.sets.held
 
 
 class Settled(NamedTuple):
@@ -135,29 +150,31 @@ class Pass:
 
 
 @torch.no_grad()
-def settled(masked: Masked, x: Images, alpha: Coefficients, sigma: Coefficients, values: Values | None = None) -> Iterator[Settled]:
+def settled(masked: Masked, x: Images, alpha: Coefficients, sigma: Coefficients, carried: bool = False) -> Iterator[Settled]:
     """Each noisy image with the state of all its outputs.
 
     Args:
         masked: What is compared.
         x: Noisy images ``(B, C, H, W)``; their dtype is the precision of the work.
         alpha, sigma: Coefficients of each, ``(B,)``, float64.
-        values: From centred keys, what training images carry for each output; None for nothing.
+        carried: Whether the numbers of training images are averaged, one for each set.
     """
     shifted = masked.training.shifted(masked.label, x, alpha).flatten(1)
     for query, a, s in zip(shifted, alpha.tolist(), sigma.tolist(), strict=True):
-        found = Settled(query.to(x), (a, s), _summed(masked, query.to(x), a, s, values))
+        found = Settled(query.to(x), (a, s), _summed(masked, query.to(x), a, s, carried))
         if x.dtype == torch.float32 and _rounding(masked, found) > TOLERANCE:
-            found = Settled(query, (a, s), _summed(masked, query, a, s, values))
+            found = Settled(query, (a, s), _summed(masked, query, a, s, carried))
         yield found
 
 
-def sum_masked(masked: Masked, x: Images, alpha: Coefficients, sigma: Coefficients, values: Values | None = None) -> State:
+def sum_masked(masked: Masked, x: Images, alpha: Coefficients, sigma: Coefficients, carried: bool = False) -> State:
     """The state of one group of ``B M`` queries, image by image; arguments of `settled`."""
-    return State.joined([found.state for found in settled(masked, x, alpha, sigma, values)])
+    return State.joined([found.state for found in settled(masked, x, alpha, sigma, carried)])
 
 
-def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, values: Values | None) -> State:
+def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, carried: bool) -> State:
+    if query.device.type == "cpu":
+        return _together(masked, query, alpha, sigma, carried)
     empty = State.empty(1, masked.sets.count, 1, query.device)
     top, total, square, weighted = (v[0].reshape(-1) for v in (empty.max, empty.sum, empty.square, empty.weighted))
     for keys, logits, highest in Pass(masked, query, alpha, sigma):
@@ -166,9 +183,19 @@ def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, values: V
         weights = logits.sub_(highest[:, None]).clamp_(min=LEAST).exp_()
         total = total * scale + weights.sum(1, dtype=torch.float64)
         square = square * scale**2 + _inner(weights, weights)
-        weighted = weighted * scale + _inner(weights, values(keys)) if values else weighted
+        weighted = weighted * scale + _inner(weights, keys) if carried else weighted
     numbers = masked.numbers.to(query.device)
     return State(*(v[None] for v in (top - numbers / 2, total, square)), weighted[None, :, None])
+
+
+def _together(masked: Masked, query: Tensor, alpha: float, sigma: float, carried: bool) -> State:
+    from theory.engines.masked import together  # loads the compiler
+
+    log_weights = masked.training.own(masked.label)[1]
+    cut = math.log(len(log_weights) / torch.finfo(query.dtype).eps)
+    pieces = masked.pieces(query, alpha, together.BLOCKS * together.LANES)
+    state = together.met(masked.sets, pieces, query, (alpha, sigma), float(log_weights.max()), cut, carried)
+    return State(state.max - masked.numbers / 2, state.sum, state.square, state.weighted)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -182,5 +209,6 @@ def _rounding(masked: Masked, found: Settled) -> float:
     unit, numbers, (alpha, sigma) = torch.finfo(torch.float32).eps / 2, masked.numbers.to(found.query.device), found.level
     distance = (-2 * found.state.max[0]).clamp(min=0)  # over sigma^2
     rounded = (float(found.query.abs().max()) + 2 * alpha) * distance.sqrt() / sigma
-    terms = (masked.sets.cost / masked.sets.count) ** 0.5
+    additions = masked.sets.cost / masked.sets.count
+    terms = (max(additions, masked.sets.ways.additions) if found.query.device.type == "cpu" else additions) ** 0.5
     return unit * float((rounded + terms * ((distance - numbers).abs() / 2 + numbers.sqrt())).max())
