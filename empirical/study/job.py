@@ -9,6 +9,7 @@ from rich.progress import Progress
 
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.train import Config, train
+from empirical.training.config import given
 from theory.data import ImageSet
 from theory.errors import InputError
 
@@ -105,4 +106,4 @@ class Job:
 
 def _decisive(config: dict) -> dict:
     """What determines the weights: all of a configuration but how often it is evaluated, and on how much."""
-    return {key: value for key, value in config.items() if key not in ("every", "samples")}
+    return {key: value for key, value in given(config).items() if key not in ("every", "samples")}
