@@ -17,7 +17,11 @@ from theory.errors import InputError
 from theory.stationarity import SolvedScore
 
 COMMITTED = Path(__file__).resolve().parents[1] / "results"
-COMMANDS = {"toy-grid": "python -m empirical.reproduce toy", "digits": "python -m empirical.reproduce digits"}
+COMMANDS = {
+    "toy-grid": "python -m empirical.reproduce toy",
+    "digits": "python -m empirical.reproduce digits",
+    "digits-attention": "python -m empirical.reproduce digits-attention",
+}
 
 
 @dataclass(frozen=True)

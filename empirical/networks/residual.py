@@ -1,7 +1,7 @@
 """A residual trunk for the heads: as many 3x3 convolutions as its receptive field has room for, and depth at the pixel between them.
 
-The optimum of a local network is a posterior over thousands of training patches, and two convolutions are far from it. What a network needs to
-come closer, without seeing more, are layers that work on each pixel alone.
+The optimum of a local network is a posterior over thousands of training patches, and two convolutions are far from it. To come closer
+without seeing more takes layers that work on each pixel alone.
 """
 
 from torch import Tensor, nn

@@ -16,8 +16,8 @@ from theory.errors import InputError
 FORMAT = "empirical.reproduce/1"
 SAMPLES = "samples.safetensors"
 KEPT = 500  # samples of each model that are written
-FULL_STEPS = {"toy": 20_000, "digits": 10_000, "field": 10_000}
-SMALLEST = {"toy": 60, "digits": 60, "field": 60}
+FULL_STEPS = {"toy": 20_000, "digits": 10_000, "field": 10_000, "digits-attention": 10_000}
+SMALLEST = dict.fromkeys(FULL_STEPS, 60)
 FULL = 0.3  # budget from which on nothing but steps, samples and draws is cut
 
 
