@@ -61,9 +61,8 @@ def _losses(left, right, v: dict) -> None:
         right.plot(np.array(ratios)[seen], 100 * (1 - mean / els)[seen], **style)
     left.set(ylabel="loss above the ideal score's", ylim=(0, None))
     right.axhline(0, color=GREY, linewidth=0.8)
-    right.set(ylabel="% of the loss of ELS")
-    right.set_ylim(-60, 100)
-    left.legend(loc="upper left", fontsize=6.5)
+    right.set(ylabel="% of the loss of ELS", ylim=(None, 100))
+    left.legend(loc="best", fontsize=6.5)
     letter(left, "a", "loss of each, per image")
     letter(right, "b", "what is taken off the loss of ELS")
     for axes in (left, right):
