@@ -34,6 +34,7 @@ def solved(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_in_small_and_its_figure(solved, tmp_path, capsys):
     command = f"digits-attention --dataset {DATA} --budget .001 --steps 2 --seeds 2 --solved {solved} --device cpu".split()
     out = tmp_path / "digits-attention"
