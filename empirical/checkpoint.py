@@ -160,6 +160,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:120]
 
 
+def _trunk(module: Network) -> tuple:
+    """What tells trunks of one kind of network apart; weights of another would fit in part."""
+    trunk = getattr(module, "trunk", None)
+    return type(trunk), getattr(trunk, "receptive_field", None)
+
+
 def share(module: Network, saved: Checkpoint) -> int:
     """Put the averaged weights of a checkpoint into a network that inherits some (`Network.inherited`).
 
@@ -170,7 +176,7 @@ def share(module: Network, saved: Checkpoint) -> int:
         InputError: If it is not of the same kind, or its trunk has another shape.
     """
     other, mine = saved.network(), module.state_dict()
-    if type(other) is not type(module):
+    if type(other) is not type(module) or _trunk(other) != _trunk(module):
         raise InputError(
             f"a start from network {saved.identity['network']['name']!r}, which is not of this one's kind",
             "a network with the same trunk",

@@ -15,7 +15,7 @@ temperature by that of queries that are no colours. Whoever sees more, or is of 
 from typing import NamedTuple
 
 from empirical.denoiser import NetworkDenoiser
-from empirical.networks.cnn import HEADS, AttentionCNN, Trunk
+from empirical.networks.cnn import HEADS, AttentionCNN
 from empirical.networks.resnet import ResNet
 from theory.denoiser import Denoiser
 from theory.machines import AnalyticDenoiser, EquivariantLocal
@@ -101,7 +101,7 @@ def _network(denoiser: NetworkDenoiser) -> Kind | str:
     if not isinstance(module, AttentionCNN):
         return f"network {type(module).__name__}"
     name = next(n for n, head in HEADS.items() if type(module.head) is head)  # a head may be a subclass of another
-    kind = Kind(FAMILY[name], (Trunk.receptive_field,) * 2, module.padding, denoiser.prediction)
+    kind = Kind(FAMILY[name], (module.trunk.receptive_field,) * 2, module.padding, denoiser.prediction)
     if kind.family == ELS:
         return kind
     embedding = {"literal": None, "attention": "query"}.get(name, "embed")

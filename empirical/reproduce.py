@@ -1,8 +1,9 @@
-"""``python -m empirical.reproduce toy|digits|field``: train the networks, compute their theories, and hold one against the other.
+"""``python -m empirical.reproduce STUDY``: train the networks, compute their theories, and hold one against the other.
 
 ``toy``: the five models of arXiv 2506.17324 over several seeds, against the theory of each and of every other.
 ``digits``: ResNet and UNet with zero and circular padding, against calibrated ELS, LS and IS, as in table 2
 of arXiv 2412.20292.
+``digits-attention``: networks of one trunk with and without attention over several seeds, against the theories of both and all others.
 ``field``: every analytic denoiser against ResNet, UNet and attention on three data sets: agreement, seconds and memory.
 
 Everything lands in one directory: ``train/`` with the checkpoints, ``theory/`` with the solutions,
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from empirical.study.attention import ATTENTION, attention, attention_tables
 from empirical.study.digits import DIGITS, digits, digits_tables
 from empirical.study.field import FIELD, field, field_tables
 from empirical.study.job import FORMAT, SAMPLES, Job, Scale
@@ -33,7 +35,9 @@ STUDIES = {
     "toy": (toy, toy_tables, "toy", TOY),
     "digits": (digits, digits_tables, "digits", DIGITS),
     "field": (field, field_tables, "", FIELD),
+    "digits-attention": (attention, attention_tables, "digits", ATTENTION),
 }
+SOLVING = ("toy", "digits-attention")  # studies with theories of attention, and with several networks of a kind
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,11 +50,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("study", choices=list(STUDIES), help="what to reproduce")
     p.add_argument("--budget", type=float, default=1.0, help="1 for everything (hours on 2 cores), .01 for a smoke run")
     p.add_argument("--steps", type=int, help="training steps, of those that need most; by the budget if not given")
-    p.add_argument("--seeds", type=int, help="networks of each kind (toy); by the budget if not given")
+    p.add_argument("--seeds", type=int, help="networks of each kind (toy, digits-attention); by the budget if not given")
     names = "; ".join(f"{study}: {', '.join(options[3])}" for study, options in STUDIES.items())
     p.add_argument("--models", nargs="+", metavar="NAME", help=f"only some, and those they start from; {names}")
     p.add_argument("--dataset", help="another data set of the same kind, such as toy:layout=strip or mnist5k")
-    p.add_argument("--solved", type=Path, metavar="DIR", help="take the theories of attention from solutions saved in a directory (toy)")
+    p.add_argument("--solved", type=Path, metavar="DIR", help="take the theories of attention from solutions saved in a directory (same)")
     p.add_argument("--target", default="posterior", help="trained towards: clean, or posterior (the mean of x_0 given x_t)")
     p.add_argument("--rate", type=float, default=2e-3, help="learning rate")
     p.add_argument("--batch", type=int, default=128, help="images in a training step; most networks of the toy take half")
@@ -93,9 +97,9 @@ def _run(a: argparse.Namespace, out: Path) -> int:
     for name in chosen:
         if name not in models:
             raise InputError(f"--models {name}", choices(models), "choose some of these")
-    if a.study != "toy" and a.seeds is not None:
+    if a.study not in SOLVING and a.seeds is not None:
         raise InputError(f"--seeds {a.seeds} with {a.study}", "no --seeds: one network of each kind is trained", "leave it out")
-    if a.study != "toy" and a.solved is not None:
+    if a.study not in SOLVING and a.solved is not None:
         raise InputError(f"--solved {a.solved} with {a.study}", "no --solved: no theory of attention is needed", "leave it out")
     if a.batch < 1:
         raise InputError(f"--batch {a.batch}", "at least 1", "correct the option")
@@ -114,7 +118,7 @@ def _run(a: argparse.Namespace, out: Path) -> int:
     write_json(out / "report.json", report)
     for table in tables(report):
         console.print(table)
-    console.print(f"written to {out}: report.json, {SAMPLES}, train/" + (", theory/" if a.study == "toy" else ""), highlight=False)
+    console.print(f"written to {out}: report.json, {SAMPLES}, train/" + (", theory/" if a.study in SOLVING else ""), highlight=False)
     return 0
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.networks import NETWORKS
+from empirical.networks.cnn import TRUNKS
 from empirical.training.config import DECAYS, PRECISIONS, TARGETS, Config
 from empirical.training.loop import stop_signal, train
 from empirical.training.memory import keep_freed_memory
@@ -51,7 +52,8 @@ def _add_network(p: Parser, d: Config) -> None:
     p.add_argument("--padding", default=d.padding, help=f"padding of its convolutions: {', '.join(BORDERS)}")
     p.add_argument("--hidden", type=int, help="channels inside; the network's own if not given")
     p.add_argument("--embedding", type=int, help="numbers in a query or key, for networks with one attention layer")
-    p.add_argument("--layers", type=int, help="3x3 convolutions of a resnet")
+    p.add_argument("--layers", type=int, help="3x3 convolutions of a resnet, as network or trunk")
+    p.add_argument("--trunk", help=f"below the head of networks but resnet and unet: {', '.join(TRUNKS)}; cnn if not given")
     p.add_argument("--attention", action="store_true", help="self-attention in a unet")
     p.add_argument("--conditional", action="store_true", help="tell the network the class of each image")
     p.add_argument("--start", type=Path, help="training directory of a network to begin with: its weights where name and shape agree")

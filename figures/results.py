@@ -22,6 +22,7 @@ COMMANDS = {
     "toy-grid": "python -m empirical.reproduce toy",
     "digits": "python -m empirical.reproduce digits",
     "field/digits": "python -m empirical.reproduce field --models digits-resnet digits-unet digits-attention",
+    "digits-attention": "python -m empirical.reproduce digits-attention",
 }
 
 

@@ -31,7 +31,14 @@ def seen(module, size: int) -> int:
 @pytest.mark.parametrize("padding", ["zeros", "circular"])
 @pytest.mark.parametrize(
     ("name", "options", "size"),
-    [("cnn", {}, 16), ("patch", {}, 16), ("resnet", {"layers": 3}, 16), ("resnet", {"layers": 8}, 40), ("unet", {}, 96)],
+    [
+        ("cnn", {}, 16),
+        ("patch", {}, 16),
+        *(("cnn", {"trunk": "resnet", "layers": n}, 16) for n in (1, 2, 3, 4)),
+        ("resnet", {"layers": 3}, 16),
+        ("resnet", {"layers": 8}, 40),
+        ("unet", {}, 96),
+    ],
 )
 def test_receptive_field_is_what_autograd_finds(name, options, size, padding):
     module = build(name, 2, padding=padding, **SMALL, **options)
@@ -42,7 +49,10 @@ def test_published_resnet_sees_17_pixels_and_unet_is_wider():
     assert build("resnet", 3, hidden=4).receptive_field == 17 and reach() > 17
 
 
-@pytest.mark.parametrize(("name", "options"), [*((n, {}) for n in ("literal", "identity", "attention")), ("unet", {"attention": True})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((n, {}) for n in ("literal", "identity", "attention")), ("attention", {"trunk": "resnet"}), ("unet", {"attention": True})],
+)
 def test_attention_sees_the_whole_image(name, options):
     size = 96 if name == "unet" else 24  # wider than what its convolutions see
     module = build(name, 2, **SMALL, **options)
@@ -85,6 +95,50 @@ def test_heads_are_their_formulas():
     assert_close(identity(z)[0], identity.readout(u + brute(u, lambda x, y: u[x] @ u[y] / 2, u)), atol=1e-12)
     q, k, v = full.query(z)[0], full.key(z)[0], full.value(z)[0]
     assert_close(full(z)[0], full.local(z)[0] + brute(q, lambda x, y: q[x] @ k[y] / 2, v), atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_attention_on_a_residual_trunk_written_out(padding):
+    """Pixel by pixel: convolutions as sums over neighbours, films and perceptrons of single vectors, attention as loops."""
+    net = build("attention", 2, padding=padding, trunk="resnet", layers=2, hidden=4, embedding=3, classes=2, seed=3).double().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in net.parameters():  # films and embeddings of classes are the identity at first
+            p.add_(0.2 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    x, t, label = noise((2, 2, 4, 5)), torch.tensor([0.3, 0.8], dtype=torch.float64), torch.tensor([1, 0])
+    w = net.state_dict()
+    silu = torch.nn.functional.silu
+
+    def conv(z, name):  # z: (C, H, W)
+        out = torch.zeros(len(w[f"{name}.weight"]), *z.shape[1:], dtype=torch.float64)
+        for y, u, dy, dx in product(range(4), range(5), range(-1, 2), range(-1, 2)):
+            if padding == "circular" or (0 <= y + dy < 4 and 0 <= u + dx < 5):
+                out[:, y, u] += w[f"{name}.weight"][:, :, dy + 1, dx + 1] @ z[:, (y + dy) % 4, (u + dx) % 5]
+        return out + w[f"{name}.bias"][:, None, None]
+
+    def pixelwise(f, z):
+        return torch.stack([torch.stack([f(z[:, y, u]) for u in range(5)], 1) for y in range(4)], 1)
+
+    def film(name, condition):
+        gain, shift = (w[f"{name}.coefficients.weight"] @ condition + w[f"{name}.coefficients.bias"]).chunk(2)
+        return lambda v: (1 + gain) * v / (v.square().mean() + 1e-6).sqrt() + shift
+
+    def perceptron(name, condition):
+        up, down = (lambda v, n=n: w[f"{name}.{n}.weight"][:, :, 0, 0] @ v + w[f"{name}.{n}.bias"] for n in ("up", "down"))
+        return lambda v: v + down(silu(up(film(f"{name}.film", condition)(v))))
+
+    for image, time, number, found in zip(x, t, label, net(x, t, label), strict=True):
+        angle = time * torch.pi / 2 * 2.0 ** torch.arange(8, dtype=torch.float64)
+        hidden = w["trunk.condition.mix.0.weight"] @ torch.cat([angle.sin(), angle.cos()]) + w["trunk.condition.mix.0.bias"]
+        condition = w["trunk.condition.mix.2.weight"] @ silu(hidden) + w["trunk.condition.mix.2.bias"]
+        condition = silu(condition + w["trunk.condition.label.weight"][number])
+        z = pixelwise(perceptron("trunk.perceptrons.0", condition), conv(torch.cat([image, torch.ones_like(image[:1])]), "trunk.first"))
+        z = z + conv(silu(pixelwise(film("trunk.films.0", condition), z)), "trunk.layers.0")
+        z = pixelwise(perceptron("trunk.perceptrons.1", condition), z)
+        z = silu(pixelwise(film("trunk.films.1", condition), z)).flatten(1).T
+        h, q, k, v = (z @ w[f"head.{n}.weight"].T + w[f"head.{n}.bias"] for n in ("local", "query", "key", "value"))
+        expected = h + brute(q, lambda a, b, q=q, k=k: q[a] @ k[b] / 3**0.5, v)
+        assert_close(found.detach().flatten(1).T, expected, atol=3e-5)  # angles up to 200, of float32 frequencies
 
 
 @pytest.mark.parametrize("padding", ["zeros", "circular"])
@@ -185,6 +239,8 @@ def test_denoiser_refuses(x, t, label, words):
         ("cnn", {"layers": 3}, "'layers'"),
         ("cnn", {"padding": "reflect"}, "reflect"),
         ("resnet", {"layers": 1}, "at least 2"),
+        ("attention", {"trunk": "vit"}, "'cnn' or 'resnet'"),
+        ("patch", {"trunk": "resnet", "layers": 3}, "7 pixels"),
     ],
 )
 def test_build_refuses(name, options, words):

@@ -42,7 +42,7 @@ def build(name: str, channels: int, seed: int = 0, **options) -> Network:
     for option, value in options.items():
         if option not in known:
             raise InputError(f"option {option!r} of network {name!r}", choices(known), "leave it out")
-        least = {"classes": 0, "layers": 2}.get(option, 1)
+        least = {"classes": 0, "layers": 2 if name == "resnet" else 1}.get(option, 1)
         if isinstance(value, int) and not isinstance(value, bool) and value < least:
             raise InputError(f"{option} {value} of network {name!r}", f"at least {least}", "correct the option")
     if "padding" in options:

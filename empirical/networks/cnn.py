@@ -1,6 +1,7 @@
-"""Two 3x3 convolutions with a receptive field of 5x5, and one of the heads: the networks of arXiv 2506.17324.
+"""A local trunk and one of the heads: with two 3x3 convolutions, which see 5x5 pixels, the networks of arXiv 2506.17324.
 
-All share exactly the same trunk; seeds being equal, it starts from the same weights.
+All heads share exactly the same trunk; seeds being equal, it starts from the same weights. Another trunk
+(`residual`) has a receptive field to choose.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from torch.nn.functional import linear, pad, silu, unfold
 
 from empirical.networks import heads
 from empirical.networks.blocks import Condition, Film, Network, conv, for_convolutions, pixels, with_ones
+from empirical.networks.residual import ResidualTrunk
+from theory.errors import InputError, choices
 
 HEADS = {
     "cnn": heads.Readout,
@@ -42,6 +45,9 @@ class Trunk(nn.Module):
         return silu(self.films[2](z, condition))
 
 
+TRUNKS = {"cnn": Trunk, "resnet": ResidualTrunk}
+
+
 class AttentionCNN(Network):
     """Trunk and head.
 
@@ -52,14 +58,41 @@ class AttentionCNN(Network):
         embedding: Numbers in a query or key.
         padding: ``"zeros"`` or ``"circular"``.
         classes: Number of classes; 0 for none.
+        trunk: A key of `TRUNKS`.
+        layers: 3x3 convolutions of a residual trunk; 2 if None.
+
+    Raises:
+        InputError: If there is no such trunk, it takes no ``layers``, or the head ``patch`` stands on one that sees no 5x5 pixels.
     """
 
-    def __init__(self, channels: int, head: str, hidden: int = 64, embedding: int = 64, padding: str = "zeros", classes: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        head: str,
+        hidden: int = 64,
+        embedding: int = 64,
+        padding: str = "zeros",
+        classes: int = 0,
+        trunk: str = "cnn",
+        layers: int | None = None,
+    ) -> None:
         super().__init__()
-        self.trunk = Trunk(channels, hidden, padding, classes)
+        if trunk not in TRUNKS:
+            raise InputError(f"trunk {trunk!r}", choices(TRUNKS), "choose one of these")
+        if layers is not None and trunk == "cnn":
+            raise InputError(
+                f"option 'layers' {layers} of network {head!r}", "two layers, those of its trunk", "leave it out, or --trunk resnet"
+            )
+        self.trunk = TRUNKS[trunk](channels, hidden, padding, classes, **({} if layers is None else {"layers": layers}))
+        if head == "patch" and self.trunk.receptive_field != heads.SIDE:
+            raise InputError(
+                f"network 'patch' on a trunk that sees {self.trunk.receptive_field} pixels",
+                f"{heads.SIDE}, the side of its patches",
+                "2 layers",
+            )
         self.head = HEADS[head](hidden, channels, embedding)
         self.classes, self.padding = classes, padding
-        self.receptive_field = Trunk.receptive_field if head in ("cnn", "patch") else None
+        self.receptive_field = self.trunk.receptive_field if head in ("cnn", "patch") else None
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         out = self.head(self.trunk(x, t, label))

@@ -118,6 +118,10 @@ class Full(nn.Module):
         query, key, local, value = linear(z, weight, bias).split([len(p.weight) for p in parts], -1)
         return local + torch.softmax(self.beta * query @ key.mT, -1) @ value
 
+    def attention(self, z: Tensor) -> Tensor:
+        """What each pixel (row) reads of each (column), with shape ``(B, P, P)``; rows add up to 1."""
+        return torch.softmax(self.beta * self.query(z) @ self.key(z).mT, -1)
+
     def settle(self, z: Tensor, guess: Tensor) -> None:
         r"""Start to look for pixels with the same surroundings.
 

@@ -9,14 +9,15 @@ from rich.progress import Progress
 
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.train import Config, train
+from empirical.training.config import given
 from theory.data import ImageSet
 from theory.errors import InputError
 
 FORMAT = "empirical.reproduce/1"
 SAMPLES = "samples.safetensors"
 KEPT = 500  # samples of each model that are written
-FULL_STEPS = {"toy": 20_000, "digits": 10_000, "field": 10_000}
-SMALLEST = {"toy": 60, "digits": 60, "field": 60}
+FULL_STEPS = {"toy": 20_000, "digits": 10_000, "field": 10_000, "digits-attention": 10_000}
+SMALLEST = dict.fromkeys(FULL_STEPS, 60)
 FULL = 0.3  # budget from which on nothing but steps, samples and draws is cut
 
 
@@ -105,4 +106,4 @@ class Job:
 
 def _decisive(config: dict) -> dict:
     """What determines the weights: all of a configuration but how often it is evaluated, and on how much."""
-    return {key: value for key, value in config.items() if key not in ("every", "samples")}
+    return {key: value for key, value in given(config).items() if key not in ("every", "samples")}

@@ -3,18 +3,17 @@
 import statistics
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 
 from empirical.checkpoint import Checkpoint
 from empirical.compare import NULL, Comparison
 from empirical.study.job import FORMAT, KEPT, SAMPLES, Job
+from empirical.study.solutions import require_solutions, solved
 from empirical.train import Config
 from theory.data import ImageSet, load
 from theory.data.toy import Toy
 from theory.errors import InputError
 from theory.machines import EquivariantLocal, Ideal
-from theory.results import ResultDirectory, read_json, versions, write_tensors
-from theory.solve import run as run_theory
+from theory.results import ResultDirectory, versions, write_tensors
 from theory.stationarity import SolvedScore
 
 TRUNK = "patch"
@@ -83,11 +82,9 @@ def toy(job: Job) -> dict:
     }
     models = with_starts(job.models)
     families = [TOY[model].theory for model in models if TOY[model].theory != "els"]
-    if "solved" in job.scale.theory:  # before hours of training
-        for name in families:
-            SolvedScore.load(Path(job.scale.theory["solved"]) / name, data)
+    require_solutions(job, families, data)
     networks = _networks(job, data, config, models)
-    report = _solved(job, families)
+    report = solved(job, families)
     theories = {"els": EquivariantLocal(data, patch_size=data.patch_size)}
     theories |= {name: SolvedScore.load(job.out / "theory" / "attention" / name, data) for name in families}
     theories[NULL] = Ideal(data, theories["els"].schedule)
@@ -139,17 +136,6 @@ def _networks(job: Job, data: ImageSet, config: dict, models: list[str]) -> dict
         for model in models:
             starts[model] = networks[model, seed] = trained(model, seed, starts[TOY[model].start])
     return networks
-
-
-def _solved(job: Job, families: list[str]) -> dict:
-    """Solutions of all families, and what `theory.solve` reports of them."""
-    out = job.out / "theory"
-    if (out / "report.json").is_file() and not (out / "progress.json").is_file():
-        done = read_json(out / "report.json")
-        if set(families) <= set(done["attention"]) and all(done["config"][k] == v for k, v in job.scale.theory.items()):
-            return done
-    options = {"machines": ("equivariant_local",), "families": tuple(families), "samples": job.scale.samples, **job.scale.theory}
-    return run_theory(dataset=job.dataset, out=out, resume=True, device=job.device.type, **options)
 
 
 def _row(model: str, comparisons: dict[str, dict], seeds: int, twins: list[dict]) -> dict:

@@ -28,6 +28,7 @@ class Config:
     hidden: int | None = None
     embedding: int | None = None
     layers: int | None = None
+    trunk: str | None = None
     attention: bool = False
     conditional: bool = False
     schedule: str = "cosine"
@@ -66,13 +67,18 @@ class Config:
 
     def network(self, data: ImageSet) -> dict:
         """Name and options of the network."""
-        options = {"padding": self.padding, "hidden": self.hidden, "embedding": self.embedding, "layers": self.layers}
+        options = {"padding": self.padding, "hidden": self.hidden, "embedding": self.embedding, "layers": self.layers, "trunk": self.trunk}
         options = {k: v for k, v in options.items() if v is not None}
         if self.attention:
             options["attention"] = True
         if self.conditional:
             options["classes"] = _classes(data)
         return {"name": self.model, "options": options}
+
+
+def given(config: dict) -> dict:
+    """What a configuration gives: an option that is None is as good as missing, as in checkpoints from before it existed."""
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def _classes(data: ImageSet) -> int:

@@ -16,7 +16,7 @@ from empirical.denoiser import NetworkDenoiser
 from empirical.networks import build
 from empirical.networks.blocks import Network
 from empirical.training.batches import Batches
-from empirical.training.config import Config
+from empirical.training.config import Config, given
 from empirical.training.graph import capture, default_generator
 from empirical.training.learner import Learner
 from theory.data import ImageSet
@@ -154,9 +154,9 @@ class Trainer:
             InputError: If it is of other data, or of a run with other options.
         """
         saved.require(self.data)
-        told, mine = saved.identity["config"], self.identity["config"]
+        told, mine = given(saved.identity["config"]), given(self.identity["config"])
         if told != mine:
-            odd = ", ".join(f"--{k} {told.get(k)}" for k in mine if told.get(k) != mine[k])
+            odd = ", ".join(f"--{k} {told.get(k)}" for k in self.identity["config"] if told.get(k) != mine.get(k))
             raise InputError(
                 f"a checkpoint of {told.get('model')} trained with {odd}", "the options of the interrupted run", "repeat its command"
             )

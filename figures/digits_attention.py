@@ -1,0 +1,112 @@
+"""Where attention changes the optimum on real images, by how much, and whether networks do it."""
+
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures.command import Effort, main
+from figures.numbers import Numbers
+from figures.results import Results
+from figures.style import COLOUR, GREY, MARKER, PAGE, frame, letter, picture, ratio_axis
+from figures.style import TITLE as NAMES
+
+STUDY = "digits-attention"
+TITLE = "Attention on real images"
+THEORIES = ("els", "full")
+GUESSES = ("els", "full", "network", "ideal")
+
+
+def compute(results: Results, effort: Effort) -> Numbers:
+    """Losses of theories and networks at every level, and attention and guesses at one pixel of one noisy image."""
+    report, samples = results.report(STUDY), results.samples(STUDY)
+    values = {
+        "data": report["data"]["name"],
+        "patch": report["patch"],
+        "ratios": report["ratios"],
+        "draws": report["scale"]["draws"],
+        "images": report["images"]["full"],
+        "steps": report["scale"]["steps"],
+        "theories": {name: report["losses"][name] for name in THEORIES},
+        "networks": {name: [x["excess"] for x in row["losses"]] for name, row in report["rows"].items()},
+        "maps": next(iter(report["maps"].values())),
+        "example": report["example"],
+    }
+    return Numbers(values, {name: x for name, x in samples.items() if name.startswith("example.")})
+
+
+def draw(numbers: Numbers) -> Figure:
+    """Losses, the share that attention takes, and attention of one pixel in theory and network."""
+    figure = plt.figure(figsize=(PAGE, 4.9), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[2.6, 1.5])
+    _losses(*top.subplots(1, 2), numbers.values)
+    _example(bottom, numbers)
+    return figure
+
+
+def _losses(left, right, v: dict) -> None:
+    ratios, els = v["ratios"], np.array(v["theories"]["els"]["excess"])
+    for name in THEORIES:
+        told, style = v["theories"][name], {"color": COLOUR[name], "marker": MARKER[name]}
+        left.errorbar(ratios, told["excess"], yerr=2 * np.array(told["stderr"]), label=f"theory: {NAMES[name]}", capsize=1.5, **style)
+    seen = els > 0.01 * els.max()  # a share of next to nothing says nothing
+    right.plot(np.array(ratios)[seen], 100 * (1 - np.array(v["theories"]["full"]["excess"]) / els)[seen], color=COLOUR["full"], marker="p")
+    for model, theory in (("local", "els"), ("attention", "full")):
+        if model not in v["networks"]:
+            continue
+        style = {"color": COLOUR[theory], "marker": MARKER[theory], "markerfacecolor": "w", "linestyle": ":", "linewidth": 1}
+        mean = np.mean(v["networks"][model], 0)
+        left.plot(ratios, mean, label="networks " + {"local": "without attention", "attention": "with attention"}[model], **style)
+        right.plot(np.array(ratios)[seen], 100 * (1 - mean / els)[seen], **style)
+    left.set(ylabel="loss above the ideal score's", ylim=(0, None))
+    right.axhline(0, color=GREY, linewidth=0.8)
+    right.set(ylabel="% of the loss of ELS", ylim=(None, 100))
+    left.legend(loc="best", fontsize=6.5)
+    letter(left, "a", "loss of each, per image")
+    letter(right, "b", "what is taken off the loss of ELS")
+    for axes in (left, right):
+        ratio_axis(axes, ratios)
+
+
+def _example(figure, numbers: Numbers) -> None:
+    place, arrays = numbers.values["example"], numbers.arrays
+    panels = figure.subplots(1, 4 + len(GUESSES))
+    ratio = numbers.values["ratios"][place["level"]]
+    figure.suptitle(
+        rf"(c) One noisy image, $\sigma_t/\alpha_t={ratio:.2f}$: what the framed pixel attends to, and guesses of all",
+        x=0.005, ha="left", fontsize=8.5, fontweight="bold",
+    )  # fmt: skip
+    high = max(float(arrays[f"example.attention.{n}"].max()) for n in ("full", "network"))
+    shown = [("clean", "clean", None), ("noisy", "noisy", None), ("attention.full", "attention:\ntheory", high)]
+    shown += [("attention.network", "attention:\nnetwork", high)]
+    shown += [(f"mean.{n}", {"els": "guess: ELS", "full": "full", "network": "network", "ideal": "ideal"}[n], None) for n in GUESSES]
+    for axes, (name, title, limit) in zip(panels, shown, strict=True):
+        if limit is None:
+            picture(axes, arrays[f"example.{name}"])
+        else:
+            axes.imshow(arrays[f"example.{name}"].numpy(), cmap="viridis", vmin=0, vmax=limit)
+            axes.set(xticks=[], yticks=[])
+        frame(axes, *place["pixel"])
+        axes.set_title(title, loc="center", fontweight="normal", fontsize=7)
+
+
+def caption(numbers: Numbers) -> str:
+    """What the picture shows."""
+    v = numbers.values
+    gain = [a - b for a, b in zip(v["theories"]["els"]["excess"], v["theories"]["full"]["excess"], strict=True)]
+    best = int(np.argmax(gain))
+    share = 100 * gain[best] / v["theories"]["els"]["excess"][best]
+    maps = v["maps"][v["example"]["level"]]
+    return (
+        f"{v['data']}, networks of one residual trunk that sees {v['patch']} x {v['patch']} pixels, with and without one attention layer "
+        f"(dotted, mean over seeds, {v['steps']:,} steps), and their theories (solid): ELS without attention, and full attention, solved "
+        f"on {v['images']:,} fresh images: an upper bound on its optimum. (a) Squared error per image above that of the ideal score. (b) "
+        f"The same as a share of the loss of ELS: theory takes most off at a noise-to-signal ratio of {v['ratios'][best]:.2f}, "
+        f"{share:.0f}% of it. (c) The image and pixel where attention improves the guess of the theory most. Weights of network and "
+        f"theory between different pixels correlate by {maps['correlation']:.2f} at that level ({maps['null']:.2f} on different images)."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
