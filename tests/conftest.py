@@ -11,11 +11,11 @@ from tests.typecheck import import_unchecked
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker is a core, and so are the processes it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-for module in (
-    "clustered.kernel",
+for module in (  # those that others import first
     "compiled",
     "exponential",
     "lanes",
+    "clustered.kernel",
     "listed.thin",
     "masked.kernel",
     "masked.tables",

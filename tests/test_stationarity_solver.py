@@ -310,9 +310,9 @@ def test_a_level_by_itself_is_kept_only_where_it_ends_lower():
     made.run = lambda name, d, stopped: Found([Point(p.net, p.coefficients * factors[name]) for p in d.points()], [], 256, 4, 0.0)
     task = Task(made.model(FAMILIES["identity"]), made.source, made.levels, made.times, Pools(1, 1), (0, 0))
     out = made.apart("identity-1", task, 200_000, Found(start, [], 0, 0, 0.0))
-    totals = [[float(task.model.losses(p, made.watch(i)).mean()) for i, p in enumerate(ps)] for ps in (start, out.points)]
+    totals = [[made.loss(task.model, p, i) for i, p in enumerate(ps)] for ps in (start, out.points)]
     ends = [Point(p.net, p.coefficients * f) for p, f in zip(start, factors.values(), strict=True)]
-    ended = [float(task.model.losses(p, made.watch(i)).mean()) for i, p in enumerate(ends)]
+    ended = [made.loss(task.model, p, i) for i, p in enumerate(ends)]
     assert totals[1] == [min(pair) for pair in zip(totals[0], ended, strict=True)] and out.images == 512
 
 

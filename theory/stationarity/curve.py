@@ -69,6 +69,12 @@ class Layout(NamedTuple):
         return torch.cat([x.flatten() for x in parts])
 
 
+def moved(model: Model, point: Point, unit: Tensor | float, other: Tensor | float) -> Point:
+    """The functions of one level at another, given the units of an output (`units`) at both."""
+    layout = Layout.of(point)
+    return layout.point(layout.flat(point) * (1 + (other / unit - 1) * layout.scaling(model).to(point.coefficients)))
+
+
 class Curve:
     """Points at knots as one matrix.
 

@@ -269,7 +269,8 @@ class Descent:
     @torch.no_grad()
     def _watch(self) -> None:
         self.learner = self.task.model
-        losses = torch.cat([self.loss(self.average, self.watched.part(torch.tensor([i]))) for i in range(len(self.watched.t))])
+        parts = [self.watched.part(torch.tensor([i])) for i in range(len(self.watched.t))]
+        losses = torch.cat([self.loss(self.average, part) * part.counts for part in parts])
         images, times = self.step // self.task.pools.passes * GROUPS * IMAGES, list(self.task.times)
         self.history.append({"images": images, "times": times, "losses": losses.double().mean(1).tolist()})
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from theory.stationarity.certificate import Certificate, certify
-from theory.stationarity.curve import units
+from theory.stationarity.curve import moved, units
 from theory.stationarity.descent import GROUPS, IMAGES, MANY, Descent, Pools, Range, Task
 from theory.stationarity.equations import Head
 from theory.stationarity.families import FAMILIES, Family, family
@@ -31,6 +31,7 @@ SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
 TOGETHER, ALONE = 0.4, 0.6  # shares of the images
 ALONE_RATE = 1e-3  # of Adam
 WATCHED = 1000  # images of each knot that progress is told from, and starts are compared by
+REACH = 4  # knots on either side whose functions a level may take over
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ class Solver:
     def watched(self) -> Groups:
         """Images that progress is told from, and starts are compared by."""
         if self._watched is None:
-            times = torch.tensor(self.times, dtype=torch.float64)
-            self._watched = self.source.groups(times, min(WATCHED, self.options.fresh), (self.options.seed, 2))
+            times, count = torch.tensor(self.times, dtype=torch.float64), min(WATCHED, self.options.fresh)
+            self._watched = self.source.groups(times, count, (self.options.seed, 2), self.levels.surplus_at(times))
         return self._watched
 
     def solve(self, chosen: Family, found: dict[str, list[Found]]) -> list[Found]:
@@ -179,10 +180,12 @@ class Solver:
     def apart(self, name: str, task: Task, images: float, start: Found, within: tuple[float, float] = EVERYWHERE) -> Found:
         """Each level by itself, as long as that is lower on the watched images: a descent may end above a start that was low.
 
-        As many at a time as there are cores; only those ``within`` a range of ``sigma / alpha``.
+        As many at a time as there are cores; only those ``within`` a range of ``sigma / alpha``. Before and after it a level may take
+        over what its neighbours have.
         """
-        out = replace(start, points=list(start.points), alone=tuple(list(a) for a in start.alone or [[]] * len(self.times)))
         counts = [round(images * share) for share in self.shares(within)]
+        start = replace(start, points=self.lent(task.model, start.points, counts))
+        out = replace(start, points=list(start.points), alone=tuple(list(a) for a in start.alone or [[]] * len(self.times)))
         knots = [knot for knot, count in enumerate(counts) if count >= GROUPS * IMAGES]  # enough for a step
 
         def descend(knot: int, stopped: Stopped) -> Found:
@@ -195,11 +198,27 @@ class Solver:
 
         cores = torch.get_num_threads() if self.source.device.type == "cpu" else 1
         for knot, found in zip(knots, side_by_side(descend, knots, cores), strict=True):
-            ends = [float(task.model.losses(p, self.watch(knot)).mean()) for p in (start.points[knot], found.points[0])]
+            ends = [self.loss(task.model, p, knot) for p in (start.points[knot], found.points[0])]
             out.points[knot] = found.points[0] if ends[1] < ends[0] or not np.isfinite(ends[0]) else start.points[knot]
             before = out.alone[knot][-1]["images"] if out.alone[knot] else 0
             out.alone[knot].extend({**h, "images": before + h["images"]} for h in found.history)
             out = replace(out, images=out.images + found.images, steps=out.steps + found.steps, seconds=out.seconds + found.seconds)
+        return replace(out, points=self.lent(task.model, out.points, counts))
+
+    def lent(self, model: Model, points: list[Point], counts: list[int]) -> list[Point]:
+        """At every knot that has images, the lowest of its own functions and those of its neighbours, up to `REACH` away.
+
+        What a patch tells changes with the noise; the functions of it hardly do. A neighbour may have found better ones, above all
+        where images that matter are rare.
+        """
+        alpha, sigma = self.source.schedule(torch.tensor(self.times, dtype=torch.float64))
+        unit = units(self.options.prediction, alpha, sigma).tolist()
+        out = list(points)
+        for knot in (i for i, count in enumerate(counts) if count):
+            near = sorted(range(max(0, knot - REACH), min(len(points), knot + REACH + 1)), key=lambda i: abs(i - knot))
+            given = [moved(model, points[i], unit[i], unit[knot]) if i != knot else points[knot] for i in near]
+            losses = [self.loss(model, p, knot) for p in given]
+            out[knot] = given[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
         return out
 
     def shares(self, within: tuple[float, float] = EVERYWHERE) -> list[float]:
@@ -218,6 +237,11 @@ class Solver:
         like = torch.zeros(1, dtype=self.source.dtype, device=self.source.device)
         return [model.start(self.source.basis.size, options.features, rng, like, 1.0)] * len(self.times)
 
+    def loss(self, model: Model, point: Point, knot: int) -> float:
+        """Loss on the images that are watched at a knot."""
+        losses = model.losses(point, self.watch(knot))
+        return float((losses * self.watched.counts[knot].to(losses)).mean())
+
     def watch(self, knot: int) -> Draws:
         """What is watched at a knot."""
         draws = self.watched.draws
@@ -227,7 +251,7 @@ class Solver:
         """Watched losses of all knots, each as it counts in a descent; infinite where one is not finite."""
         alpha, sigma = self.source.schedule(self.watched.t)
         unit = units(self.options.prediction, alpha, sigma)
-        losses = torch.tensor([float(model.losses(p, self.watch(i)).mean()) for i, p in enumerate(points)], dtype=torch.float64)
+        losses = torch.tensor([self.loss(model, p, i) for i, p in enumerate(points)], dtype=torch.float64)
         value = float((losses / unit.square() * self.levels.weights(self.watched.t)).sum())
         return value if np.isfinite(value) else np.inf
 
@@ -241,10 +265,7 @@ class Solver:
         if not model.family.free:
             return points
         silent = [silenced(model, p) for p in points]
-        lower = [
-            float(model.losses(a, self.watch(i)).mean()) < float(model.losses(b, self.watch(i)).mean())
-            for i, (a, b) in enumerate(zip(silent, points, strict=True))
-        ]
+        lower = [self.loss(model, a, i) < self.loss(model, b, i) for i, (a, b) in enumerate(zip(silent, points, strict=True))]
         return [a if yes else b for a, b, yes in zip(silent, points, lower, strict=True)]
 
     def embedded(self, model: Model, smaller: Found, name: str) -> Found:
