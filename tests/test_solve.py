@@ -164,7 +164,7 @@ BAD = [
     (["--dataset", "toy", "--patch-size", "big"], "--patch-size 'big'"),
     (["--dataset", "toy", "--border", "mirror"], "border 'mirror'"),
     (["--dataset", "toy", "--machines", "ideal", "attention"], "machine 'attention'"),
-    (["--dataset", "toy", "--machines", "nearest:count=9999"], "count=9999 of machine 'nearest:count=9999'"),
+    (["--dataset", "toy", "--machines", "nearest:count=9999"], "of machine 'nearest:count=9999'"),
     (["--dataset", "toy", "--machines", "nearest:rank=9"], "option 'rank=9' of nearest"),
     (["--dataset", "toy", "--machines", "local:patch_size=4"], "of machine 'local:patch_size=4'"),
     (["--dataset", "toy", "--machines", "equivariant_local:group=rotations"], "of machine 'equivariant_local:group=rotations'"),

@@ -173,7 +173,7 @@ def sum_masked(masked: Masked, x: Images, alpha: Coefficients, sigma: Coefficien
 
 
 def _summed(masked: Masked, query: Tensor, alpha: float, sigma: float, carried: bool) -> State:
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and not masked.pixels:  # a second pass over pixels takes sums as this first one does
         return _together(masked, query, alpha, sigma, carried)
     empty = State.empty(1, masked.sets.count, 1, query.device)
     top, total, square, weighted = (v[0].reshape(-1) for v in (empty.max, empty.sum, empty.square, empty.weighted))
@@ -210,5 +210,5 @@ def _rounding(masked: Masked, found: Settled) -> float:
     distance = (-2 * found.state.max[0]).clamp(min=0)  # over sigma^2
     rounded = (float(found.query.abs().max()) + 2 * alpha) * distance.sqrt() / sigma
     additions = masked.sets.cost / masked.sets.count
-    terms = (max(additions, masked.sets.ways.additions) if found.query.device.type == "cpu" else additions) ** 0.5
+    terms = (max(additions, masked.sets.ways.additions) if found.query.device.type == "cpu" and not masked.pixels else additions) ** 0.5
     return unit * float((rounded + terms * ((distance - numbers).abs() / 2 + numbers.sqrt())).max())

@@ -37,11 +37,10 @@ Room = namedtuple("Room", "sums wanted list best limits fields table scratch")
 
 
 @_plain
-def lay(keys, squares, whole, images, order, query, alpha, low, channels, first, last):
-    """Blocks ``first`` to ``last`` of sixteen images side by side, as ordered: their numbers, ``sum_c (q - alpha k)^2 - low``, and the sum
+def lay(keys, squares, whole, images, order, query, alpha, low, first, last):
+    """Blocks ``first`` to ``last`` of sixteen images side by side, as ordered: their numbers, ``(q - alpha k)^2 - low``, and the sum
     of all of these."""
     size = _U(len(query))
-    rows = size // channels
     k, q, v, w = pointer(keys), pointer(query), pointer(squares), pointer(whole)
     factor, shift, stride = splat(-alpha), splat(-low), _U(squares.shape[1])
     for b in range(first, last):
@@ -53,12 +52,9 @@ def lay(keys, squares, whole, images, order, query, alpha, low, channels, first,
                 for j in range(start, stop):
                     keys[(base + j) * _L + lane] = image[j]
         all_of_them = part = splat(single(0.0, v))
-        for j in range(rows):
-            total = shift
-            for c in range(channels):
-                i = c * rows + j
-                away = fma(load(k, (base + i) * _L), factor, splat(number(q, i)))
-                total = fma(away, away, total)
+        for j in range(size):
+            away = fma(load(k, (base + j) * _L), factor, splat(number(q, j)))
+            total = fma(away, away, shift)
             store(v, b * stride + j * _L, total)
             part = part + total
             if j % _U(TILE) == _U(TILE - 1):  # sums of sums round less

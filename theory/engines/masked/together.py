@@ -26,7 +26,7 @@ def met(
     """The state of all sets, one group, after all training images; logits are too large by half the numbers of their sets.
 
     Args:
-        sets: Of numbers, or of pixels.
+        sets: Of numbers.
         pieces: Training images ``(N, D)``, numbers of some of them and their log-weights, at most `BLOCKS` blocks at a time, nearest first.
         query: A noisy image.
         level: ``alpha`` and ``sigma``.
@@ -56,10 +56,9 @@ class _Work:
     def __init__(self, sets: Sets, query: Tensor, level: tuple[float, float], heaviest: float, cut: float, carried: bool) -> None:
         self.sets, self.query, self.kind = sets, query.contiguous().numpy(), query.numpy().dtype
         self.alpha, sigma = level
-        self.channels, self.carried = len(self.query) // sets.matrix.shape[1], carried
-        low = self.channels * sigma**2
+        self.carried = carried
         factor = -1 / (2 * sigma**2 * math.log(2))
-        self.level = tables.Level(factor, low, heaviest / math.log(2), cut / math.log(2))
+        self.level = tables.Level(factor, sigma**2, heaviest / math.log(2), cut / math.log(2))
         rows = -(-sets.matrix.shape[1] // tables.CHUNK) * tables.CHUNK
         self.squares = aligned(BLOCKS * rows * LANES, self.kind).reshape(BLOCKS, -1)
         self.squares[:] = 0
@@ -76,8 +75,8 @@ class _Work:
         self.logs[:count] = (log_weights / math.log(2)).clamp(min=NEVER).numpy()
         self.fields[:] = 0
         rows = np.resize(order.numpy(), blocks * LANES).astype(np.uintp)
-        numbers = self.query, self.kind.type(self.alpha), self.kind.type(self.level.low / self.channels)
-        given = self.keys, self.squares, self.whole, images.numpy(), rows, *numbers, np.uintp(self.channels)
+        numbers = self.query, self.kind.type(self.alpha), self.kind.type(self.level.low)
+        given = self.keys, self.squares, self.whole, images.numpy(), rows, *numbers
         run(lambda first, last: tables.lay(*given, np.uintp(first), np.uintp(last)), blocks, 1)
         run(lambda first, last: self._meet(first, last, blocks), self.sets.count, TASK)
         best = self.tops.astype(np.float64)
