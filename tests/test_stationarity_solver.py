@@ -17,6 +17,7 @@ from theory.noise import CosineSchedule
 from theory.stationarity import FAMILIES, Options, Plan, gap, solve
 from theory.stationarity.basis import LocalBasis, predicted, recovered
 from theory.stationarity.certificate import contains_els
+from theory.stationarity.curve import moved, units
 from theory.stationarity.descent import FLOOR, Pools, Task
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
@@ -314,6 +315,23 @@ def test_a_level_by_itself_is_kept_only_where_it_ends_lower():
     ends = [Point(p.net, p.coefficients * f) for p, f in zip(start, factors.values(), strict=True)]
     ended = [made.loss(task.model, p, i) for i, p in enumerate(ends)]
     assert totals[1] == [min(pair) for pair in zip(totals[0], ended, strict=True)] and out.images == 512
+
+
+@pytest.mark.parametrize("prediction", ["sample", "epsilon"])
+def test_a_level_takes_over_what_a_neighbour_has(prediction):
+    """Where that is lower there, of its neighbours' functions in its own units and its own; a level that gets no images stays."""
+    made = solver_that_ends(lambda name, knot, point: point, prediction=prediction)
+    model = made.model(FAMILIES["full"])
+    start = made.start(model, made.options, 0)
+    alpha, sigma = SCHEDULE(torch.tensor(made.times, dtype=torch.float64))
+    unit = units(prediction, alpha, sigma).tolist()
+    good = [moved(model, p, 1.0, u) for p, u in zip(start, unit, strict=True)]  # near ELS in the units of its level
+    bad = Point(good[0].net, good[0].coefficients * 3)
+    assert made.loss(model, bad, 0) > made.loss(model, moved(model, good[1], unit[1], unit[0]), 0)
+    low, high = made.lent(model, [bad, good[1]], [5, 5])
+    assert_close(low.coefficients, good[0].coefficients, rtol=1e-5)
+    assert torch.equal(high.coefficients, good[1].coefficients)
+    assert made.lent(model, [bad, good[1]], [0, 5])[0] is bad
 
 
 @pytest.mark.parametrize("cores", [1, 2, 6, 12])
