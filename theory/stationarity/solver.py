@@ -29,7 +29,7 @@ from theory.stationarity.parallel import Stopped, side_by_side
 SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
 TOGETHER, ALONE = 0.4, 0.6  # shares of the images
-ALONE_RATE = 1e-3  # of Adam
+ALONE_RATE, ON_RATE = 1e-3, 3e-4  # of Adam: after all levels together, and where a solution goes on
 WATCHED = 1000  # images of each knot that progress is told from, and starts are compared by
 REACH = 4  # knots on either side whose functions a level may take over
 
@@ -170,11 +170,12 @@ class Solver:
         first = Pools.of(round((TOGETHER if len(self.times) > 1 else 1) * images))
         task = Task(self.model(chosen), self.source, self.levels, self.times, first, (*seed, 0))
         if given:
-            task = replace(task, seed=(*seed, start.steps))
+            task = replace(task, seed=(*seed, start.steps), rate=ON_RATE)
             return self.apart(name, task, images, start, self.within)
         if chosen.hard:
             task = replace(task, sharper=SHARPER, softened=SOFTENED, opening=0.0)
         together = self.run(name, Descent(task, start.points, self.watched), lambda: False)
+        task = replace(task, rate=ALONE_RATE)
         return self.apart(name, task, ALONE * images, together) if len(self.times) > 1 else together
 
     def apart(self, name: str, task: Task, images: float, start: Found, within: tuple[float, float] = EVERYWHERE) -> Found:
@@ -190,9 +191,7 @@ class Solver:
 
         def descend(knot: int, stopped: Stopped) -> Found:
             pools, t, seed = Pools.of(counts[knot], MANY), self.times[knot], (*task.seed[:-1], 1 + task.seed[-1], knot)
-            by_itself = replace(
-                task, levels=self.levels.at(t), times=(t,), pools=pools, seed=seed, rate=ALONE_RATE, softened=0.0, opening=0.0
-            )
+            by_itself = replace(task, levels=self.levels.at(t), times=(t,), pools=pools, seed=seed, softened=0.0, opening=0.0)
             descent = Descent(by_itself, [start.points[knot]], self.watched.part(torch.tensor([knot])))
             return self.run(f"{name}-level-{knot + 1}", descent, stopped)
 
