@@ -23,7 +23,7 @@ from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
 from theory.stationarity.galerkin import Galerkin, whitening
 from theory.stationarity.learned import Draws, Model, Point
-from theory.stationarity.options import QUALITIES
+from theory.stationarity.options import EVERYWHERE, QUALITIES
 from theory.stationarity.parallel import StoppedError, side_by_side
 from theory.stationarity.run import one_size
 from theory.stationarity.solver import Found, Solver, embedded, silenced, with_parents
@@ -332,6 +332,33 @@ def test_a_level_takes_over_what_a_neighbour_has(prediction):
     assert_close(low.coefficients, good[0].coefficients, rtol=1e-5)
     assert torch.equal(high.coefficients, good[1].coefficients)
     assert made.lent(model, [bad, good[1]], [0, 5])[0] is bad
+
+
+def test_unlike_functions_give_way_where_what_is_between_them_costs(monkeypatch):
+    """Values of size 1 lose nothing, of either sign; halfway between two signs there is nothing. Where one sign costs more, it stays."""
+    made = solver_that_ends(lambda name, knot, point: point)
+    model = made.model(FAMILIES["full"])
+    values = model.columns()["v"]
+
+    def signed(sign: float) -> Point:
+        point = made.start(model, made.options, 0)[0]
+        coefficients = point.coefficients.clone()
+        coefficients[..., values] = sign
+        return Point(point.net, coefficients)
+
+    def losses(self, point: Point, sample: Draws) -> torch.Tensor:
+        value = float(point.coefficients[..., values].mean())
+        extra = dear if value > 0 and torch.equal(sample.target, made.watch(0).target) else 0.0
+        return torch.full((len(sample.target),), (abs(value) - 1) ** 2 + extra, dtype=torch.float64)
+
+    monkeypatch.setattr(Model, "losses", losses)
+    signs = lambda points: [float(p.coefficients[..., values].mean()) for p in points]  # noqa: E731
+    assert int(made.levels.els_at(made.watched.t).argmax()) == 1  # the second level is where ELS loses most
+    dear = 0.0
+    assert signs(made.bridged(model, [signed(-1), signed(1)], EVERYWHERE)) == [1.0, 1.0]
+    assert signs(made.bridged(model, [signed(-1), signed(1)], (0.8, 9.0))) == [-1.0, 1.0]
+    dear = 1e3
+    assert signs(made.bridged(model, [signed(-1), signed(1)], EVERYWHERE)) == [-1.0, 1.0]
 
 
 @pytest.mark.parametrize("cores", [1, 2, 6, 12])

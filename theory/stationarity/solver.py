@@ -21,7 +21,7 @@ from theory.stationarity.equations import Head
 from theory.stationarity.families import FAMILIES, Family, family
 from theory.stationarity.fresh import Groups, Source
 from theory.stationarity.gap import printed_gap
-from theory.stationarity.learned import Draws, Model, Point
+from theory.stationarity.learned import Draws, Model, Net, Point
 from theory.stationarity.level import Level
 from theory.stationarity.options import EVERYWHERE, Options
 from theory.stationarity.parallel import Stopped, side_by_side
@@ -202,7 +202,37 @@ class Solver:
             before = out.alone[knot][-1]["images"] if out.alone[knot] else 0
             out.alone[knot].extend({**h, "images": before + h["images"]} for h in found.history)
             out = replace(out, images=out.images + found.images, steps=out.steps + found.steps, seconds=out.seconds + found.seconds)
-        return replace(out, points=self.lent(task.model, out.points, counts))
+        return replace(out, points=self.bridged(task.model, self.lent(task.model, out.points, counts), within))
+
+    def bridged(self, model: Model, points: list[Point], within: tuple[float, float]) -> list[Point]:
+        """Outward from where ELS loses most, the functions of a level or those of the one before it, whichever lose less there and halfway.
+
+        Two levels may do equally well by unlike functions; what is interpolated between these does not.
+        """
+        alpha, sigma = self.source.schedule(torch.tensor(self.times, dtype=torch.float64))
+        ratios, unit, out = (sigma / alpha).tolist(), units(self.options.prediction, alpha, sigma).tolist(), list(points)
+        peak = int(self.levels.els_at(self.watched.t).argmax())
+        outward = [(i, i + 1) for i in reversed(range(peak))] + [(i, i - 1) for i in range(peak + 1, len(points))]
+        for knot, inner in ((i, j) for i, j in outward if within[0] <= ratios[i] <= within[1]):
+            halfway = self.halfway(knot, inner)
+            middle = float(units(self.options.prediction, *self.source.schedule(halfway.t)))
+            weights = self.levels.weights(torch.stack([self.watched.t[knot], halfway.t[0]])).tolist()
+            other = moved(model, out[inner], unit[inner], middle)
+
+            def cost(point: Point) -> float:
+                mixed = mean(moved(model, point, unit[knot], middle), other)  # noqa: B023
+                return weights[0] * self.loss(model, point, knot) + weights[1] * mean_loss(model, mixed, halfway)  # noqa: B023
+
+            taken = moved(model, out[inner], unit[inner], unit[knot])
+            out[knot] = taken if cost(taken) < cost(out[knot]) else out[knot]
+        return out
+
+    def halfway(self, knot: int, other: int) -> Groups:
+        """Images to watch between two knots."""
+        alpha, sigma = self.source.schedule(self.watched.t[[knot, other]])
+        t = self.source.schedule.time((sigma / alpha).log().mean().exp())[None]
+        count = self.watched.counts.shape[1]
+        return self.source.groups(t, count, (self.options.seed, 2, 1 + min(knot, other)), self.levels.surplus_at(t))
 
     def lent(self, model: Model, points: list[Point], counts: list[int]) -> list[Point]:
         """At every knot that has images, the lowest of its own functions and those of its neighbours, up to `REACH` away.
@@ -238,8 +268,7 @@ class Solver:
 
     def loss(self, model: Model, point: Point, knot: int) -> float:
         """Loss on the images that are watched at a knot."""
-        losses = model.losses(point, self.watch(knot))
-        return float((losses * self.watched.counts[knot].to(losses)).mean())
+        return mean_loss(model, point, self.watched.part(torch.tensor([knot])))
 
     def watch(self, knot: int) -> Draws:
         """What is watched at a knot."""
@@ -287,6 +316,18 @@ class Solver:
             report(knot)
         clusters = self.source.basis.clusters
         return {name: Solved(found[name][0], certificates[name], gaps[name], clusters) for name in found}
+
+
+def mean_loss(model: Model, point: Point, group: Groups) -> float:
+    """Mean loss over the images of one group, as they count."""
+    losses = model.losses(point, Draws(*(x[0] for x in vars(group.draws).values())))
+    return float((losses * group.counts[0].to(losses)).mean())
+
+
+def mean(one: Point, other: Point) -> Point:
+    """The point halfway between two."""
+    nets = Net(*((a + b) / 2 for a, b in zip(one.net, other.net, strict=True)))
+    return Point(nets, (one.coefficients + other.coefficients) / 2)
 
 
 def silenced(model: Model, point: Point) -> Point:
