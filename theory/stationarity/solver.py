@@ -151,6 +151,7 @@ class Solver:
         best = min(everyone, key=lambda f: self.total(model, f.points))
         place = next(i for i, f in enumerate(everyone) if f is best)
         own = place % len(ended) if place < 2 * len(ended) else None  # the start it comes from
+        best = replace(best, points=self.bridged(model, best.points, self.within if chosen.name in self.starts else EVERYWHERE))
         return [best, *(f for i, f in enumerate(everyone[: len(ended)]) if i != own)]
 
     def begun(self, chosen: Family, number: int, options: Options, found: dict[str, list[Found]]) -> Found:
@@ -202,7 +203,7 @@ class Solver:
             before = out.alone[knot][-1]["images"] if out.alone[knot] else 0
             out.alone[knot].extend({**h, "images": before + h["images"]} for h in found.history)
             out = replace(out, images=out.images + found.images, steps=out.steps + found.steps, seconds=out.seconds + found.seconds)
-        return replace(out, points=self.bridged(task.model, self.lent(task.model, out.points, counts), within))
+        return replace(out, points=self.lent(task.model, out.points, counts))
 
     def bridged(self, model: Model, points: list[Point], within: tuple[float, float]) -> list[Point]:
         """Outward from where ELS loses most, the functions of a level or those of the one before it, whichever lose less there and halfway.
