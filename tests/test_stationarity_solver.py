@@ -334,31 +334,38 @@ def test_a_level_takes_over_what_a_neighbour_has(prediction):
     assert made.lent(model, [bad, good[1]], [0, 5])[0] is bad
 
 
-def test_unlike_functions_give_way_where_what_is_between_them_costs(monkeypatch):
-    """Values of size 1 lose nothing, of either sign; halfway between two signs there is nothing. Where one sign costs more, it stays."""
-    made = solver_that_ends(lambda name, knot, point: point)
-    model = made.model(FAMILIES["full"])
+@pytest.mark.parametrize("prediction", ["sample", "epsilon"])
+def test_unlike_functions_give_way_where_what_is_between_them_costs(monkeypatch, prediction):
+    """Values of size 1 lose nothing, of either sign; halfway between two signs there is nothing, which loses 1. One sign may lose something at
+    the lower level: it is taken over as long as that counts less there than the loss of 1 halfway. All in the units of each level."""
+    made = solver_that_ends(lambda name, knot, point: point, prediction=prediction)
+    model, middle = made.model(FAMILIES["full"]), made.halfway(0, 1)
     values = model.columns()["v"]
+    t = torch.cat([made.watched.t, middle.t])
+    unit, (low, _, half) = units(prediction, *SCHEDULE(t)).tolist(), made.levels.weights(t).tolist()
 
-    def signed(sign: float) -> Point:
+    def signed(sign: float, knot: int) -> Point:
         point = made.start(model, made.options, 0)[0]
         coefficients = point.coefficients.clone()
-        coefficients[..., values] = sign
+        coefficients[..., values] = 0
+        coefficients[:, 1 + model.channels :, values] = sign * unit[knot]
         return Point(point.net, coefficients)
 
+    places = [made.watch(0).target, made.watch(1).target, middle.draws.target[0]]
+
     def losses(self, point: Point, sample: Draws) -> torch.Tensor:
-        value = float(point.coefficients[..., values].mean())
-        extra = dear if value > 0 and torch.equal(sample.target, made.watch(0).target) else 0.0
-        return torch.full((len(sample.target),), (abs(value) - 1) ** 2 + extra, dtype=torch.float64)
+        at = next(i for i, target in enumerate(places) if torch.equal(sample.target, target))
+        value = float(point.coefficients[:, 1 + model.channels :, values].mean()) / unit[at]
+        lost = (abs(value) - 1) ** 2 + dear * (value > 0 and at == 0)
+        return torch.full((len(sample.target),), lost * unit[at] ** 2, dtype=torch.float64)
 
     monkeypatch.setattr(Model, "losses", losses)
-    signs = lambda points: [float(p.coefficients[..., values].mean()) for p in points]  # noqa: E731
+    signs = lambda points: [float(p.coefficients[0, -1, values].mean().sign()) for p in points]  # noqa: E731
     assert int(made.levels.els_at(made.watched.t).argmax()) == 1  # the second level is where ELS loses most
-    dear = 0.0
-    assert signs(made.bridged(model, [signed(-1), signed(1)], EVERYWHERE)) == [1.0, 1.0]
-    assert signs(made.bridged(model, [signed(-1), signed(1)], (0.8, 9.0))) == [-1.0, 1.0]
-    dear = 1e3
-    assert signs(made.bridged(model, [signed(-1), signed(1)], EVERYWHERE)) == [-1.0, 1.0]
+    for share, expected in ((0.9, [1.0, 1.0]), (1.1, [-1.0, 1.0])):
+        dear = share * half / low
+        assert signs(made.bridged(model, [signed(-1, 0), signed(1, 1)], EVERYWHERE)) == expected
+        assert signs(made.bridged(model, [signed(-1, 0), signed(1, 1)], (0.8, 9.0))) == [-1.0, 1.0]
 
 
 @pytest.mark.parametrize("cores", [1, 2, 6, 12])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from theory.stationarity.certificate import Certificate, certify
-from theory.stationarity.curve import moved, units
+from theory.stationarity.curve import Curve, moved, units
 from theory.stationarity.descent import GROUPS, IMAGES, MANY, Descent, Pools, Range, Task
 from theory.stationarity.equations import Head
 from theory.stationarity.families import FAMILIES, Family, family
@@ -211,21 +211,22 @@ class Solver:
         Two levels may do equally well by unlike functions; what is interpolated between these does not.
         """
         alpha, sigma = self.source.schedule(torch.tensor(self.times, dtype=torch.float64))
-        ratios, unit, out = (sigma / alpha).tolist(), units(self.options.prediction, alpha, sigma).tolist(), list(points)
+        s, unit, out = (sigma / alpha).log(), units(self.options.prediction, alpha, sigma), list(points)
+        counts = self.levels.weights(self.watched.t) / unit.square()
         peak = int(self.levels.els_at(self.watched.t).argmax())
         outward = [(i, i + 1) for i in reversed(range(peak))] + [(i, i - 1) for i in range(peak + 1, len(points))]
-        for knot, inner in ((i, j) for i, j in outward if within[0] <= ratios[i] <= within[1]):
-            halfway = self.halfway(knot, inner)
-            middle = float(units(self.options.prediction, *self.source.schedule(halfway.t)))
-            weights = self.levels.weights(torch.stack([self.watched.t[knot], halfway.t[0]])).tolist()
-            other = moved(model, out[inner], unit[inner], middle)
+        for knot, inner in ((i, j) for i, j in outward if within[0] <= float(s[i].exp()) <= within[1]):
+            pair, group = [knot, inner], self.halfway(knot, inner)
+            middle = units(self.options.prediction, *self.source.schedule(group.t))
+            count = float(self.levels.weights(group.t) / middle.square())
 
             def cost(point: Point) -> float:
-                mixed = mean(moved(model, point, unit[knot], middle), other)  # noqa: B023
-                return weights[0] * self.loss(model, point, knot) + weights[1] * mean_loss(model, mixed, halfway)  # noqa: B023
+                mixed = Curve(model, [point, out[inner]], s[pair], unit[pair]).at(s[pair].mean()[None], middle, point.coefficients)  # noqa: B023
+                between = mean_loss(model, Point(Net(*(x[0] for x in mixed.net)), mixed.coefficients[0]), group)  # noqa: B023
+                return float(counts[knot]) * self.loss(model, point, knot) + count * between  # noqa: B023
 
-            taken = moved(model, out[inner], unit[inner], unit[knot])
-            out[knot] = taken if cost(taken) < cost(out[knot]) else out[knot]
+            given = [out[knot], moved(model, out[inner], float(unit[inner]), float(unit[knot]))]
+            out[knot] = given[int(np.argmin(np.nan_to_num([cost(p) for p in given], nan=np.inf)))]
         return out
 
     def halfway(self, knot: int, other: int) -> Groups:
@@ -323,12 +324,6 @@ def mean_loss(model: Model, point: Point, group: Groups) -> float:
     """Mean loss over the images of one group, as they count."""
     losses = model.losses(point, Draws(*(x[0] for x in vars(group.draws).values())))
     return float((losses * group.counts[0].to(losses)).mean())
-
-
-def mean(one: Point, other: Point) -> Point:
-    """The point halfway between two."""
-    nets = Net(*((a + b) / 2 for a, b in zip(one.net, other.net, strict=True)))
-    return Point(nets, (one.coefficients + other.coefficients) / 2)
 
 
 def silenced(model: Model, point: Point) -> Point:

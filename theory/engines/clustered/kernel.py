@@ -38,15 +38,21 @@ def _keep(out, a0, a1, b0, b1, c0, c1, d0, d1):
 
 
 @_inline
+def _four(numbers, stride):
+    """Four numbers, each in all lanes."""
+    return (
+        splat(number(numbers, _U(0))),
+        splat(number(numbers, stride)),
+        splat(number(numbers, _TWO * stride)),
+        splat(number(numbers, _THREE * stride)),
+    )
+
+
+@_inline
 def _products(out, keys, squares, costs, query, factors, dims):
     """Costs of a block for four queries by the expanded form; ``query`` is minus the scaled one."""
     s, t, u, v = load(squares, _U(0)), load(squares, _L), load(costs, _U(0)), load(costs, _L)
-    fa, fb, fc, fd = (
-        splat(number(factors, _U(0))),
-        splat(number(factors, _ONE)),
-        splat(number(factors, _TWO)),
-        splat(number(factors, _THREE)),
-    )
+    fa, fb, fc, fd = _four(factors, _ONE)
     a0, a1, b0, b1, c0, c1, d0, d1 = (
         fma(fa, s, u),
         fma(fa, t, v),
@@ -59,12 +65,7 @@ def _products(out, keys, squares, costs, query, factors, dims):
     )
     for i in range(dims):
         x, y = load(keys, i * _B), load(keys, i * _B + _L)
-        a, b, c, d = (
-            splat(number(query, i)),
-            splat(number(query, dims + i)),
-            splat(number(query, _TWO * dims + i)),
-            splat(number(query, _THREE * dims + i)),
-        )
+        a, b, c, d = _four(after(query, i), dims)
         a0, a1, b0, b1 = fma(a, x, a0), fma(a, y, a1), fma(b, x, b0), fma(b, y, b1)
         c0, c1, d0, d1 = fma(c, x, c0), fma(c, y, c1), fma(d, x, d0), fma(d, y, d1)
     _keep(out, a0, a1, b0, b1, c0, c1, d0, d1)
@@ -74,21 +75,11 @@ def _products(out, keys, squares, costs, query, factors, dims):
 def _differences(out, keys, costs, query, factors, dims):
     """Costs of a block for four queries by differences; keys are multiplied with the factor of each."""
     u, v = load(costs, _U(0)), load(costs, _L)
-    fa, fb, fc, fd = (
-        splat(number(factors, _U(0))),
-        splat(number(factors, _ONE)),
-        splat(number(factors, _TWO)),
-        splat(number(factors, _THREE)),
-    )
+    fa, fb, fc, fd = _four(factors, _ONE)
     a0, a1, b0, b1, c0, c1, d0, d1 = u, v, u, v, u, v, u, v
     for i in range(dims):
         x, y = load(keys, i * _B), load(keys, i * _B + _L)
-        a, b, c, d = (
-            splat(number(query, i)),
-            splat(number(query, dims + i)),
-            splat(number(query, _TWO * dims + i)),
-            splat(number(query, _THREE * dims + i)),
-        )
+        a, b, c, d = _four(after(query, i), dims)
         p, q = fma(fa, x, a), fma(fa, y, a)
         a0, a1 = fma(p, p, a0), fma(q, q, a1)
         p, q = fma(fb, x, b), fma(fb, y, b)
