@@ -336,8 +336,11 @@ def test_a_level_takes_over_what_a_neighbour_has(prediction):
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])
 def test_unlike_functions_give_way_where_what_is_between_them_costs(monkeypatch, prediction):
-    """Values of size 1 lose nothing, of either sign; halfway between two signs there is nothing, which loses 1. One sign may lose something at
-    the lower level: it is taken over as long as that counts less there than the loss of 1 halfway. All in the units of each level."""
+    """Values of size 1 lose nothing, of either sign; halfway between two signs there is nothing, which loses 1.
+
+    One sign may lose something at the lower level: it is taken over as long as that counts less there than the loss of 1
+    halfway. All in the units of each level.
+    """
     made = solver_that_ends(lambda name, knot, point: point, prediction=prediction)
     model, middle = made.model(FAMILIES["full"]), made.halfway(0, 1)
     values = model.columns()["v"]
