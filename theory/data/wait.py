@@ -36,8 +36,8 @@ def waiting(what: str, total: int | None = None) -> Iterator[Callable[[int], Non
         nonlocal said
         if count < MANY:
             return
-        progress.start()
         progress.update(task, completed=count)
+        progress.start()  # draws at once: however short the rest, the bar was seen with a count
         if progress.disable and time.monotonic() - said > PAUSE:
             said = time.monotonic()
             out.print(f"{what}: {count:,}{of}", markup=False, soft_wrap=True)
