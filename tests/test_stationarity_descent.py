@@ -11,7 +11,7 @@ from theory.noise import CosineSchedule
 from theory.stationarity import FAMILIES, Options, Plan
 from theory.stationarity.basis import predicted
 from theory.stationarity.curve import Curve, Layout, hats, refined, units
-from theory.stationarity.descent import FLOOR, GROUPS, IMAGES, MANY, PASSES, POOL, Descent, Pools, Range, Task
+from theory.stationarity.descent import BEGINNING, FLOOR, IMAGES, POOL, Descent, Pace, Pools, Range, Task
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.learned import Model, Point
 from theory.stationarity.level import Level
@@ -139,106 +139,77 @@ def test_losses_of_a_mean_are_those_of_the_coordinates():
 @pytest.mark.parametrize("images", [1, 256, 1000, 4864, 100_000])
 def test_pools_use_up_about_the_images_asked_for(images):
     pools = Pools.of(images)
-    used = pools.count * pools.steps * GROUPS * IMAGES
-    assert pools.total == pools.count * pools.steps * PASSES and 1 <= pools.steps <= POOL
-    assert abs(used - images) <= max(GROUPS * IMAGES * pools.steps / 2, GROUPS * IMAGES)
+    assert pools.images == pools.count * pools.groups * IMAGES and 1 <= pools.groups <= POOL
+    assert abs(pools.images - images) <= max(IMAGES * pools.groups / 2, IMAGES)
 
 
-def test_many_images_are_used_half_as_often():
-    assert Pools.of(MANY - 1, MANY).passes == PASSES and Pools.of(10 * MANY).passes == PASSES
-    many = Pools.of(MANY, MANY)
-    assert many.passes == PASSES // 2 and many.images == Pools.of(MANY).images and 2 * many.total == Pools.of(MANY).total
-
-
-def test_levels_open_from_where_els_loses_most():
+def test_a_loss_counts_as_a_share_of_that_of_els_and_a_floor():
     els = torch.tensor([0, 0.1, 0.5, 2.0, 1.0, 0.4, 0.2, 0.1, 0.0], dtype=torch.float64)
     levels = Range(torch.linspace(0.1, 0.9, 9, dtype=torch.float64), els, torch.ones_like(els))
-    low, high = levels.open(0.0)
-    assert low < 0.4 < high and high - low < 0.05
-    ends = [levels.open(x) for x in np.linspace(0, 1, 30)]
-    assert all(a[0] >= b[0] and a[1] <= b[1] for a, b in zip(ends, ends[1:], strict=False))
-    assert_close(torch.tensor(levels.open(1.0), dtype=torch.float64), torch.tensor([0.1, 0.9], dtype=torch.float64), atol=1e-12)
     weights = levels.weights(torch.tensor([0.4, 0.35, 0.9], dtype=torch.float64))
     assert_close(1 / weights, torch.tensor([2.0, 1.25, 0.0], dtype=torch.float64) + FLOOR * 2, atol=1e-12)
 
 
-def descent(name: str = "full", prediction: str = "sample", images: int = 512, dtype: torch.dtype = torch.float64, **options) -> Descent:
-    made = source(prediction, dtype)
+def descent(name: str = "full", prediction: str = "sample", pools: tuple[int, int] = (1, 2), pace: Pace = BEGINNING, **options) -> Descent:
+    made = source(prediction)
     chosen = model(name, made)
     levels = Range.of(made, TIMES[0], TIMES[-1], (9,))
-    task = Task(chosen, made, levels, TIMES, Pools.of(images), (5,), **options)
-    return Descent(task, points(chosen, made), made.groups(torch.tensor(TIMES, dtype=torch.float64), 20, (8,)))
+    task = Task(chosen, made, levels, TIMES[1], Pools(*pools), pace, (5,), **options)
+    return Descent(task, points(chosen, made)[1], made.groups(torch.tensor(TIMES[1:2], dtype=torch.float64), 20, (8,)))
 
 
-@pytest.mark.parametrize("prediction", ["sample", "epsilon"])
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score"])
 @pytest.mark.parametrize("name", ["literal", "full"])
-def test_the_descended_loss_is_that_of_the_interpolated_points(name, prediction):
-    """Group by group through `Curve`, which a solved score uses: what is descended is what is used."""
+def test_the_descended_loss_is_that_of_the_point_as_a_posterior_mean(name, prediction):
     down = descent(name, prediction)
-    chosen, made = down.task.model, down.task.source
-    t = torch.tensor([0.35, 0.5, 0.71], dtype=torch.float64)
-    groups = made.groups(t, 4, (2,))
-    alpha, sigma = SCHEDULE(torch.tensor(TIMES, dtype=torch.float64))
-    curve = Curve(chosen, down.points(), (sigma / alpha).log(), units(prediction, alpha, sigma))
-    alpha, sigma = SCHEDULE(t)
-    unit = units(prediction, alpha, sigma)
-    at = curve.at((sigma / alpha).log(), unit, groups.draws.u)
-    expected = chosen.loss(at, groups.draws) / unit.square()[:, None]
-    assert_close(down.loss(down.theta, groups), expected, rtol=1e-9)
-
-
-def test_points_survive_the_way_into_a_descent():
-    for prediction in ("sample", "score"):
-        down = descent("identity", prediction)
-        chosen, made = down.task.model, down.task.source
-        for mine, given in zip(down.points(), points(chosen, made), strict=True):
-            assert_close(mine.coefficients, given.coefficients, rtol=1e-9)
+    alpha, sigma = SCHEDULE(torch.tensor(TIMES[1], dtype=torch.float64))
+    draws, _ = down.watched
+    given = points(down.task.model, down.task.source)[1]
+    expected = down.task.model.loss(given, draws) / units(prediction, alpha, sigma) ** 2
+    assert_close(down.loss(down.theta, draws), expected, rtol=1e-9)
+    for mine, theirs in zip((*down.point().net, down.point().coefficients), (*given.net, given.coefficients), strict=True):
+        assert_close(mine, theirs, rtol=1e-9)
 
 
 def test_a_descent_lowers_the_loss_and_averages_its_weights():
-    down = descent(images=2048)
-    before = down.loss(down.average, down.watched).mean()
+    down = descent(pools=(4, 2))
+    before = down.loss(down.average, down.watched[0]).mean()
     seen = []
-    down.run(lambda: seen.append(down.average.clone()))
-    assert len(seen) == down.task.pools.count and down.step == down.task.pools.total
-    assert down.loss(down.average, down.watched).mean() < 0.9 * before
-    assert down.history[-1]["images"] == 2048
-    assert_close(torch.tensor(down.history[-1]["losses"], dtype=torch.float64), down.loss(down.average, down.watched).mean(1), rtol=1e-12)
+    end = down.run(lambda: seen.append(down.average.clone()))
+    assert len(seen) == 4 and down.step == down.task.steps == 2048 // BEGINNING.batch * BEGINNING.passes
+    after = (down.loss(down.average, down.watched[0]) * down.watched[1]).mean()
+    assert after < 0.9 * before and down.history[-1]["images"] == 2048
+    assert down.history[-1]["loss"] == pytest.approx(float(after), rel=1e-12)
+    assert_close(down.task.model.loss(end, down.watched[0]), down.loss(down.average, down.watched[0]), rtol=1e-12)
 
 
-def test_one_step_is_adam_on_the_weighted_mean():
+@pytest.mark.parametrize("prediction", ["sample", "epsilon"])
+def test_one_step_is_adam_on_the_weighted_mean(prediction):
     """The first step of Adam moves every number by the rate against the sign of its gradient."""
-    down = descent()
-    groups = down.task.source.groups(torch.tensor([0.3, 0.6], dtype=torch.float64), 3, (1,), torch.tensor([4.0, 2.0], dtype=torch.float64))
-    assert float(groups.counts.max()) > 1.01  # images count by how they were chosen
-    weights = down.task.levels.weights(groups.t)
-    value = ((down.loss(down.theta, groups) * groups.counts).mean(1) * weights).mean()
+    down = descent(prediction=prediction)
+    t = torch.tensor(TIMES[1:2], dtype=torch.float64)
+    draws, counts = down.task.source.groups(t, 6, (1,), torch.tensor([4.0], dtype=torch.float64)).together()
+    assert float(counts.max()) > 1.01  # images count by how they were chosen
+    value = (down.loss(down.theta, draws) * counts).mean() * down.task.levels.weights(t)
     (gradient,) = torch.autograd.grad(value, down.theta)
     before = down.theta.detach().clone()
-    down._step(groups)
+    down._step(draws, counts)
     moved = gradient.abs() > 1e-4  # far above the epsilon of Adam, after clipping too
-    rate = 3e-3 * min(1.0, 1 / min(200, down.task.pools.total / 10))
+    rate = BEGINNING.rate * min(1.0, 1 / min(200, down.task.steps / 10))
+    assert moved.any()
     assert_close((down.theta.detach() - before)[moved], -rate * gradient.sign()[moved], rtol=0.02)
 
 
-def test_a_level_by_itself_moves_at_the_same_rate():
-    """Not at twice of it, as two parts that add would."""
-    many = descent()
-    task = Task(**{**vars(many.task), "times": (0.5,), "levels": many.task.levels.at(0.5)})
-    groups = task.source.groups(torch.tensor([0.5] * 2, dtype=torch.float64), 3, (1,))
-    down = Descent(task, [many.points()[0]], groups)
-    before = down._scale(torch.ones(1)) * down.theta.detach().clone().sum(0)
-    assert_close(down.layout.flat(down.points()[0])[None], before, rtol=1e-6)
-    down._step(groups)
-    moved = (down._scale(torch.ones(1)) * down.theta.detach().sum(0) - before).abs() / down._rates
-    assert float(moved.max()) < 1.02 * 3e-3 / min(200, task.pools.total / 10)
+def test_every_image_of_a_pool_is_used_as_often(monkeypatch):
+    down, seen = descent(pace=Pace(128, 3, 1e-3)), []
+    monkeypatch.setattr(down, "_step", lambda draws, counts: seen.append(draws.target.flatten(1)))
+    down._pool(0)
+    _, times = torch.cat(seen).unique(dim=0, return_counts=True)
+    assert len(seen) == 2 * 2 * 3 and int(times.sum()) == 3 * 512 and (times % 3 == 0).all()
 
 
 def test_interrupted_it_goes_on_to_the_same_bytes():
-    whole = descent(images=256 * 19 * 2)
-    whole.task = Task(**{**vars(whole.task), "pools": Pools(3, 1)})
-    first = descent(images=256)
-    first.task = Task(**{**vars(first.task), "pools": Pools(3, 1)})
+    whole, first, second = (descent(pools=(3, 1)) for _ in range(3))
     whole.run()
 
     class StopError(Exception):
@@ -247,14 +218,12 @@ def test_interrupted_it_goes_on_to_the_same_bytes():
     kept = {}
 
     def stop() -> None:
-        if first.step == 2 * PASSES:
+        if first.step == 2 * first.task.steps // 3:
             kept.update({name: x.clone() for name, x in first.tensors().items()})
             raise StopError
 
     with pytest.raises(StopError):
         first.run(stop)
-    second = descent(images=256)
-    second.task = first.task
     second.restore(kept, first.step, first.history)
     second.run()
     assert torch.equal(second.average, whole.average) and second.history == whole.history
@@ -283,6 +252,6 @@ def test_a_hard_head_is_softened_first_and_judged_hard():
     assert (soft.hard, soft.beta) == (False, 1.2) and not sharp.hard and 1.2 < sharp.beta < 4.8
     assert hard.hard and hard.through and hard.beta == pytest.approx(4.8)
     down.run()
-    values = [down.task.model.losses(p, type(down.watched.draws)(*(x[i] for x in vars(down.watched.draws).values()))).mean()
-              for i, p in enumerate(down.points())]  # fmt: skip
-    assert_close(torch.tensor(down.history[-1]["losses"], dtype=torch.float64), torch.stack(values), rtol=1e-9)
+    draws, counts = down.watched
+    judged = (down.task.model.losses(down.point(), draws) * counts).mean()
+    assert down.history[-1]["loss"] == pytest.approx(float(judged), rel=1e-9)

@@ -17,6 +17,7 @@ from theory.metrics import noisy_images
 from theory.noise import CosineSchedule
 from theory.results import ResultDirectory, write_tensors
 from theory.stationarity import Options, SolvedScore, solve
+from theory.stationarity.descent import POLISHING
 from theory.stationarity.equations import Head, Roles, forward
 from theory.stationarity.learned import Net, Point
 from theory.stationarity.run import Kept
@@ -243,7 +244,7 @@ def test_report_holds_every_certificate(finished):
         keys = ("loss_fresh", "loss_stderr", "els_loss", "residual", "residual_floor", "converged", "best_known", "status", "challenges")
         assert all(len(family[key]) == 2 for key in keys)
         assert [level[0]["name"] for level in family["challenges"]] == ["solve 2", "solve 2"]
-        assert family["history"][-1]["losses"] and family["solve_seconds"] > 0
+        assert len(family["history"]) == 2 and all(h[-1]["loss"] > 0 for h in family["history"]) and family["solve_seconds"] > 0
         assert (finished / "attention" / f"{name}.safetensors").exists()
         assert report["samples"][name]["consistency_low"] <= report["samples"][name]["consistency"]
     loaded = SolvedScore.load(finished / "attention" / "full", STRIP)
@@ -271,8 +272,9 @@ def test_interrupted_it_resumes_to_the_same_solution(finished, tmp_path, monkeyp
     for resume in ([], ["--resume"]):
         assert run(*SMALL, *SOLVE, "--out", tmp_path / "run", *resume) == 130
         assert "--resume" in capsys.readouterr().err
-    stages = list(dict.fromkeys(name.split("-level-")[0] + "-level" * ("-level-" in name) for name in told))
-    assert stages == ["identity-1", "identity-1-level", "identity-2", "identity-2-level"][: len(stages)]  # one after the other, none again
+    stages = list(dict.fromkeys(name.rsplit("-", 1)[0] for name in told))
+    all_of = [f"identity-{number}-{stage}" for number in (1, 2) for stage in ("start", "spread", "level")]
+    assert stages == all_of[: len(stages)]  # one after the other, none again
     monkeypatch.setattr(solving.Parts, "save", saved)
     assert run(*SMALL, *SOLVE, "--out", tmp_path / "run", "--resume") in (0, 1)
     for name in ("identity", "full"):
@@ -300,7 +302,7 @@ def test_starved_solve_exits_with_1_and_keeps_its_history(tmp_path, capsys):
     assert captured.err.strip().splitlines()[-1].startswith("error: certificate failed: full")
     assert "NOT certified" in captured.out and "Traceback" not in captured.err
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert not report["attention"]["full"]["certified"] and len(report["attention"]["full"]["history"]) == 1
+    assert not report["attention"]["full"]["certified"] and len(report["attention"]["full"]["history"][0]) == 1
 
 
 @pytest.mark.parametrize(
@@ -364,10 +366,11 @@ def test_a_solve_goes_on_from_a_saved_solution_at_more_knots(finished, tmp_path)
     ratios = [float(s / a) for a, s in map(SCHEDULE, after.setting.times)]
     assert after.setting.times[::2] == before.setting.times and ratios[1] == pytest.approx((ratios[0] * ratios[2]) ** 0.5)
     assert all(torch.equal(a, b) for a, b in zip(before.basis.clusters, after.basis.clusters, strict=True))
-    assert after.descent["history"] == before.descent["history"] and len(after.descent["alone"]) == 3
-    own = sum(h[-1]["images"] for h in after.descent["alone"] if h) - sum(h[-1]["images"] for h in before.descent["alone"] if h)
+    old, new = (s.descent["history"] for s in (before, after))
+    assert len(new) == 3 and all(a == b[: len(a)] for a, b in zip(old, new[::2], strict=True))
+    own = sum(h[-1]["images"] for h in new if h) - sum(h[-1]["images"] for h in old if h)
     assert own > 0 and after.descent["images"] == before.descent["images"] + own
-    assert after.descent["steps"] == before.descent["steps"] + own // 256 * 4
+    assert after.descent["steps"] == before.descent["steps"] + own // POLISHING.batch * POLISHING.passes
     assert after.descent["solve_seconds"] > before.descent["solve_seconds"]
     for t in after.setting.times:
         x_t = noisy_images(STRIP, SCHEDULE, t, 2000, 7).x_t
@@ -386,7 +389,7 @@ def test_a_solve_goes_on_within_a_range_and_stays_as_it_is_elsewhere(finished, t
     after = SolvedScore.load(tmp_path / "on" / "attention" / "full", STRIP)
     assert [float(s / a) for a, s in map(SCHEDULE, after.setting.times)] == pytest.approx([low, low**0.75 * high**0.25, high])
     assert torch.equal(after.points[2].coefficients, before.points[1].coefficients)
-    old, new = ([h[-1]["images"] if h else 0 for h in s.descent["alone"]] for s in (before, after))
+    old, new = ([h[-1]["images"] if h else 0 for h in s.descent["history"]] for s in (before, after))
     assert new[0] > old[0] and new[1] > 0 and new[2] == old[1]
     again = ["--start", tmp_path / "on" / "attention", "--within", str(high * 0.99), "99", "--out", tmp_path / "again"]
     assert run(*SMALL, *more, *again) in (0, 1)

@@ -18,15 +18,17 @@ from theory.stationarity import FAMILIES, Options, Plan, gap, solve
 from theory.stationarity.basis import LocalBasis, predicted, recovered
 from theory.stationarity.certificate import contains_els
 from theory.stationarity.curve import moved, units
-from theory.stationarity.descent import FLOOR, Pools, Task
+from theory.stationarity.descent import FLOOR, POLISHING
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
 from theory.stationarity.galerkin import Galerkin, whitening
 from theory.stationarity.learned import Draws, Model, Point
+from theory.stationarity.neighbours import bridged, lent
 from theory.stationarity.options import EVERYWHERE, QUALITIES
 from theory.stationarity.parallel import StoppedError, side_by_side
 from theory.stationarity.run import one_size
-from theory.stationarity.solver import Found, Solver, embedded, silenced, with_parents
+from theory.stationarity.solver import STARTS, Ended, Found, Piece, Solver, embedded, silenced, with_parents
+from theory.stationarity.watched import Watched
 
 SCHEDULE = CosineSchedule()
 STRIP = load("toy:layout=strip")
@@ -265,73 +267,84 @@ def test_a_family_is_embedded_in_one_that_contains_it():
     assert_close(silent.v, torch.zeros(7, 4, 2), atol=0)
 
 
-class Ending:
-    """Descents that end where they are told to, instead of being run."""
-
-    def __init__(self, change) -> None:
-        self.change = change
-
-    def __call__(self, name: str, descent, stopped) -> Found:
-        """Levels together end where they should; each by itself where it began."""
-        first = "-level-" not in name
-        points = [self.change(name, i, p) if first else p for i, p in enumerate(descent.points())]
-        return Found(points, [], 1000, 1000, 0.0)
+def solver_that_ends(change=lambda name, point: point, times=(0.3, 0.6), **options) -> Solver:
+    """Descents end where they are told to, instead of being run."""
+    plan = Plan(STRIP, SCHEDULE, ("full",), times, (3, 1), options=Options(**(TINY | options)))
+    ending = lambda name, descent, stopped: Ended(change(name, descent.point()), [], 1000, 1000, 0.0)  # noqa: E731
+    return Solver(plan.source(), plan.knots, plan.options, ending, lambda knot: None)
 
 
-def solver_that_ends(change, **options) -> Solver:
-    plan = Plan(STRIP, SCHEDULE, ("full",), (0.3, 0.6), (3, 1), options=Options(**(TINY | options)))
-    return Solver(plan.source(), plan.knots, plan.options, Ending(change), lambda knot: None)
+def scaled(point: Point, factor: float) -> Point:
+    return Point(point.net, point.coefficients * factor)
 
 
 def test_the_lowest_of_all_is_the_solution_and_a_loss_that_is_no_number_the_highest():
-    """Descents that end at a multiple of their start, which is a candidate itself."""
+    """Descents whose first start ends at a multiple of itself, which is a candidate too, and the others at no number."""
     chosen = FAMILIES["identity"]
-    for factors in (
-        {"identity-1": 3.0, "identity-2": 0.5},
-        {"identity-1": 0.5, "identity-2": math.nan},
-        {"identity-1": 3.0, "identity-2": 4.0},
-    ):
-        made = solver_that_ends(lambda name, knot, p, by=factors: Point(p.net, p.coefficients * by[name]), challenge=True)
+    for factors in ((3.0, 0.5), (0.5, math.nan), (3.0, 4.0)):
+        at = {f"identity-{n + 1}-start-{i + 1}": math.nan if i else f for n, f in enumerate(factors) for i in range(STARTS)}
+        made = solver_that_ends(lambda name, point, by=at: scaled(point, by.get(name, 1.0)), challenge=True)
         best, *others = made.solve(chosen, {})
         model = made.model(chosen)
         starts = [made.start(model, o, i) for i, o in enumerate((made.options, made.options.halved))]
-        assert [s[0].net.width for s in starts] == [8, 4]  # the second has half the features
-        ends = [[Point(p.net, p.coefficients * f) for p in s] for s, f in zip(starts, factors.values(), strict=True)]
-        totals = [made.total(model, p) for p in (*starts, *ends)]
-        assert made.total(model, best.points) == min(totals) < math.inf
+        assert [s.net.width for s in starts] == [8, 4]  # the second has half the features
+        ends = [scaled(p, f) for p, f in zip(starts, factors, strict=True)]
+        totals = [made.watched.total(model, [p, p]) for p in (*starts, *ends)]
+        assert made.watched.total(model, best.points) == pytest.approx(min(totals), rel=1e-9) and min(totals) < math.inf
         at = totals.index(min(totals)) % 2  # the challenger is the descent from the other start, never from the same
-        assert [f.points[0].net.width for f in others] == [starts[1 - at][0].net.width]
+        assert [f.points[0].net.width for f in others] == [starts[1 - at].net.width]
+
+
+@pytest.mark.parametrize("prediction", ["sample", "epsilon"])
+def test_it_spreads_from_where_els_loses_most(prediction):
+    """There the lowest of all starts goes on; every other level begins with the functions of the one inside, in its own units."""
+    begun, factors = {}, {"start-1": 1.0, "start-2": 0.5, "spread-2": 0.9, "spread-4": 4.0}
+
+    def change(name: str, point: Point) -> Point:
+        begun[name.removeprefix("full-1-")] = point
+        return scaled(point, factors.get(name.removeprefix("full-1-"), 1.0))
+
+    made = solver_that_ends(change, times=(0.15, 0.3, 0.5, 0.7), prediction=prediction)
+    model, unit = made.model(FAMILIES["full"]), made.watched.units.tolist()
+    assert made.watched.peak == 2
+    random = [made.start(model, made.options, 0, again) for again in range(STARTS)]
+    starts = [moved(model, p, 1.0, unit[2]) for p in random]  # near ELS
+    out = made.spread(Piece("full-1", model, (0,)), 4000, Found([random[0]] * 4), starts)
+    assert list(begun)[:2] == ["start-1", "start-2"] and set(begun) == {"start-1", "start-2", "spread-2", "spread-4", "spread-1"}
+    ends = [made.watched.loss(model, scaled(p, f), 2) for p, f in zip(starts, (1.0, 0.5), strict=True)]
+    best = scaled(starts[int(np.argmin(ends))], (1.0, 0.5)[int(np.argmin(ends))])
+    assert_close(out.points[2].coefficients, best.coefficients, rtol=1e-5)
+    for name, inner, knot in (("spread-2", 2, 1), ("spread-4", 2, 3), ("spread-1", 1, 0)):
+        assert_close(begun[name].coefficients, moved(model, out.points[inner], unit[inner], unit[knot]).coefficients, rtol=1e-5, atol=1e-6)
+    assert_close(out.points[3].coefficients, begun["spread-4"].coefficients, rtol=1e-5, atol=1e-6)  # four times is no better
+    assert out.images == 5000 and [len(h) for h in out.history] == [0] * 4
 
 
 def test_a_level_by_itself_is_kept_only_where_it_ends_lower():
     """The lower level goes on to nothing at all, the higher one to three times its start."""
-    made = solver_that_ends(lambda name, knot, point: point, images=200_000)
-    start = made.start(made.model(FAMILIES["identity"]), made.options, 0)
     factors = {"identity-1-level-1": 0.0, "identity-1-level-2": 3.0}
-    made.run = lambda name, d, stopped: Found([Point(p.net, p.coefficients * factors[name]) for p in d.points()], [], 256, 4, 0.0)
-    task = Task(made.model(FAMILIES["identity"]), made.source, made.levels, made.times, Pools(1, 1), (0, 0))
-    out = made.apart("identity-1", task, 200_000, Found(start, [], 0, 0, 0.0))
-    totals = [[made.loss(task.model, p, i) for i, p in enumerate(ps)] for ps in (start, out.points)]
-    ends = [Point(p.net, p.coefficients * f) for p, f in zip(start, factors.values(), strict=True)]
-    ended = [made.loss(task.model, p, i) for i, p in enumerate(ends)]
-    assert totals[1] == [min(pair) for pair in zip(totals[0], ended, strict=True)] and out.images == 512
+    made = solver_that_ends(lambda name, point: scaled(point, factors[name]), images=200_000)
+    model = made.model(FAMILIES["identity"])
+    start = [made.start(model, made.options, 0)] * 2
+    out = made.polished(Piece("identity-1", model, (0, 0)), 200_000, Found(start), POLISHING)
+    totals = [[made.watched.loss(model, p, i) for i, p in enumerate(ps)] for ps in (start, out.points)]
+    ended = [made.watched.loss(model, scaled(p, f), i) for i, (p, f) in enumerate(zip(start, factors.values(), strict=True))]
+    assert totals[1] == [min(pair) for pair in zip(totals[0], ended, strict=True)] and out.images == 2000
 
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])
 def test_a_level_takes_over_what_a_neighbour_has(prediction):
     """Where that is lower there, of its neighbours' functions in its own units and its own; a level that gets no images stays."""
-    made = solver_that_ends(lambda name, knot, point: point, prediction=prediction)
+    made = solver_that_ends(prediction=prediction)
     model = made.model(FAMILIES["full"])
-    start = made.start(model, made.options, 0)
-    alpha, sigma = SCHEDULE(torch.tensor(made.times, dtype=torch.float64))
-    unit = units(prediction, alpha, sigma).tolist()
-    good = [moved(model, p, 1.0, u) for p, u in zip(start, unit, strict=True)]  # near ELS in the units of its level
-    bad = Point(good[0].net, good[0].coefficients * 3)
-    assert made.loss(model, bad, 0) > made.loss(model, moved(model, good[1], unit[1], unit[0]), 0)
-    low, high = made.lent(model, [bad, good[1]], [5, 5])
+    start, unit = made.start(model, made.options, 0), made.watched.units.tolist()
+    good = [moved(model, start, 1.0, u) for u in unit]  # near ELS in the units of its level
+    bad = scaled(good[0], 3)
+    assert made.watched.loss(model, bad, 0) > made.watched.loss(model, moved(model, good[1], unit[1], unit[0]), 0)
+    low, high = lent(made.watched, model, [bad, good[1]], [5, 5])
     assert_close(low.coefficients, good[0].coefficients, rtol=1e-5)
     assert torch.equal(high.coefficients, good[1].coefficients)
-    assert made.lent(model, [bad, good[1]], [0, 5])[0] is bad
+    assert lent(made.watched, model, [bad, good[1]], [0, 5])[0] is bad
 
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])
@@ -341,20 +354,20 @@ def test_unlike_functions_give_way_where_what_is_between_them_costs(monkeypatch,
     One sign may lose something at the lower level: it is taken over as long as that counts less there than the loss of 1
     halfway. All in the units of each level.
     """
-    made = solver_that_ends(lambda name, knot, point: point, prediction=prediction)
-    model, middle = made.model(FAMILIES["full"]), made.halfway(0, 1)
+    made = solver_that_ends(prediction=prediction)
+    model, middle = made.model(FAMILIES["full"]), made.watched.halfway(0, 1)
     values = model.columns()["v"]
     t = torch.cat([made.watched.t, middle.t])
     unit, (low, _, half) = units(prediction, *SCHEDULE(t)).tolist(), made.levels.weights(t).tolist()
 
     def signed(sign: float, knot: int) -> Point:
-        point = made.start(model, made.options, 0)[0]
+        point = made.start(model, made.options, 0)
         coefficients = point.coefficients.clone()
         coefficients[..., values] = 0
         coefficients[:, 1 + model.channels :, values] = sign * unit[knot]
         return Point(point.net, coefficients)
 
-    places = [made.watch(0).target, made.watch(1).target, middle.draws.target[0]]
+    places = [made.watched.at(0).draws.target[0], made.watched.at(1).draws.target[0], middle.draws.target[0]]
 
     def losses(self, point: Point, sample: Draws) -> torch.Tensor:
         at = next(i for i, target in enumerate(places) if torch.equal(sample.target, target))
@@ -364,11 +377,11 @@ def test_unlike_functions_give_way_where_what_is_between_them_costs(monkeypatch,
 
     monkeypatch.setattr(Model, "losses", losses)
     signs = lambda points: [float(p.coefficients[0, -1, values].mean().sign()) for p in points]  # noqa: E731
-    assert int(made.levels.els_at(made.watched.t).argmax()) == 1  # the second level is where ELS loses most
+    assert made.watched.peak == 1  # the second level is where ELS loses most
     for share, expected in ((0.9, [1.0, 1.0]), (1.1, [-1.0, 1.0])):
         dear = share * half / low
-        assert signs(made.bridged(model, [signed(-1, 0), signed(1, 1)], EVERYWHERE)) == expected
-        assert signs(made.bridged(model, [signed(-1, 0), signed(1, 1)], (0.8, 9.0))) == [-1.0, 1.0]
+        assert signs(bridged(made.watched, model, [signed(-1, 0), signed(1, 1)], EVERYWHERE)) == expected
+        assert signs(bridged(made.watched, model, [signed(-1, 0), signed(1, 1)], (0.8, 9.0))) == [-1.0, 1.0]
 
 
 @pytest.mark.parametrize("cores", [1, 2, 6, 12])
@@ -419,20 +432,20 @@ def test_levels_by_themselves_end_the_same_side_by_side_as_one_after_the_other()
 
 def test_shares_are_as_the_root_of_what_els_counts():
     """From the definition: weight times loss of ELS, a loss over itself and a floor."""
-    made = solver_that_ends(lambda name, knot, point: point)
+    made = solver_that_ends()
     els = made.levels.els_at(torch.tensor(made.times, dtype=torch.float64))
     roots = (els / (els + FLOOR * made.levels.els.max() + made.levels.negligible)).sqrt()
-    assert_close(torch.tensor(made.shares(), dtype=torch.float64), roots / roots.sum(), rtol=1e-12)
-    assert made.shares((0.0, 0.8)) == [1.0, 0.0]  # sigma/alpha is .51 at t = .3 and 1.38 at .6
+    assert_close(torch.tensor(made.watched.shares(EVERYWHERE), dtype=torch.float64), roots / roots.sum(), rtol=1e-12)
+    assert made.watched.shares((0.0, 0.8)) == [1.0, 0.0]  # sigma/alpha is .51 at t = .3 and 1.38 at .6
 
 
 def test_a_level_where_els_is_lower_is_els(monkeypatch):
     """Values of the solution are said to cost something at the lower level, and to gain something at the higher."""
-    made = solver_that_ends(lambda name, knot, point: point)
+    made = solver_that_ends()
     values = made.model(FAMILIES["full"]).columns()["v"]
 
     def losses(self, point: Point, sample: Draws) -> torch.Tensor:
-        sign = 1 if torch.equal(sample.target, made.watch(0).target) else -1
+        sign = 1 if torch.equal(sample.target, made.watched.at(0).draws.target[0]) else -1
         return sign * point.coefficients[..., values].abs().sum().double()[None]
 
     monkeypatch.setattr(Model, "losses", losses)
@@ -441,17 +454,18 @@ def test_a_level_where_els_is_lower_is_els(monkeypatch):
 
 
 def test_a_contained_family_that_is_lower_is_taken_over(monkeypatch):
-    made = solver_that_ends(lambda name, knot, point: point)
+    made = solver_that_ends()
     small, large = (made.model(FAMILIES[name]) for name in ("identity", "full"))
     found = {"identity": made.solve(FAMILIES["identity"], {})}
     given = found["identity"][0].points
     embeddings = [embedded(large, small, p) for p in given]
     lower = lambda model, points: -1.0 if torch.equal(points[0].coefficients, embeddings[0].coefficients) else 0.0  # noqa: E731
     monkeypatch.setattr(made, "quiet", lambda model, points: points)
-    monkeypatch.setattr(made, "total", lower)
+    monkeypatch.setattr(Watched, "total", lambda self, model, points: lower(model, points))
     best, own = made.solve(FAMILIES["full"], found)
     for mine, theirs, level in zip(best.points, given, (0, 1), strict=True):
-        assert_close(large.losses(mine, made.watch(level)), small.losses(theirs, made.watch(level)), rtol=1e-5)
+        draws = made.watched.at(level).together()[0]
+        assert_close(large.losses(mine, draws), small.losses(theirs, draws), rtol=1e-5)
     assert own.points[0].coefficients.shape == best.points[0].coefficients.shape
     assert not torch.equal(own.points[0].coefficients, best.points[0].coefficients)
 
@@ -507,8 +521,8 @@ def test_descent_goes_far_below_els():
 def test_starved_solve_says_so_and_keeps_its_history():
     solved = Plan(STRIP, SCHEDULE, ("full",), (0.5,), (3, 1), options=Options(**(TINY | {"images": 256}))).solve()["full"]
     (certificate,) = solved.certificates
-    assert not certificate.holds and "4 steps prove nothing" in certificate.status
-    assert len(solved.best.history) == 1 and solved.best.history[0]["images"] == 256
+    assert not certificate.holds and "32 steps prove nothing" in certificate.status
+    assert [h["images"] for h in solved.best.history[0]] == [256]
 
 
 def test_a_family_with_free_values_is_never_worse_than_els_for_want_of_time():

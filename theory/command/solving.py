@@ -60,8 +60,8 @@ class _Shown:
         self.progress.update(self.tasks[at.task], completed=round(100 * at.share))
         now = time.perf_counter()
         if not self.progress.console.is_terminal and (at.share == 1 or now - self.said.get(at.task, self.start) >= SAY):
-            losses = " ".join(f"{x:.4f}" for x in at.history[-1]["losses"]) if at.history else "not measured yet"
-            losses = "" if at.task == "certificates" else f", losses {losses}"
+            loss = f"{at.history[-1]['loss']:.4f}" if at.history else "not measured yet"
+            losses = "" if at.task == "certificates" else f", loss {loss}"
             self.progress.console.print(f"{at.task}: {100 * at.share:.0f}%{losses} ({now - self.start:.0f} s)", highlight=False)
             self.said[at.task] = now
 

@@ -47,9 +47,9 @@ class Groups(NamedTuple):
     t: Float[Tensor, " G"]
     counts: Float[Tensor, "G n"]
 
-    def together(self) -> "Groups":
-        """One group of all images, where all are at one time."""
-        return Groups(Draws(*(x.flatten(0, 1)[None] for x in vars(self.draws).values())), self.t[:1], self.counts.flatten()[None])
+    def together(self) -> tuple[Draws, Float[Tensor, " n"]]:
+        """All images and what they count, without the groups."""
+        return Draws(*(x.flatten(0, 1) for x in vars(self.draws).values())), self.counts.flatten()
 
     def part(self, rows: Tensor) -> "Groups":
         """Some of the groups."""

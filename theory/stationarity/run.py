@@ -25,7 +25,7 @@ from theory.stationarity.level import Level
 from theory.stationarity.options import EVERYWHERE, Options
 from theory.stationarity.parallel import Stopped, StoppedError
 from theory.stationarity.solution import MEMORY, Setting, SolvedScore
-from theory.stationarity.solver import Found, Solved, Solver, with_parents
+from theory.stationarity.solver import Ended, Found, Solved, Solver, with_parents
 
 DEFAULTS = Options()
 SAME = 1e-9  # relative difference of times that are one
@@ -211,17 +211,16 @@ class Plan:
         like = torch.zeros(1, dtype=source.dtype, device=source.device)
         d = start.descent
         points = [p.to(like) for p in start.points_at(self.knots)]
-        own = dict(zip(start.setting.times, d.get("alone", []), strict=False))
-        alone = tuple(own.get(t, []) for t in self.knots)
-        return Found(points, d.get("history", []), d.get("images", 0), d.get("steps", 0), d.get("solve_seconds", 0.0), alone)
+        own = dict(zip(start.setting.times, d.get("history", []), strict=False))
+        history = tuple(own.get(t, []) for t in self.knots)
+        return Found(points, history, d.get("images", 0), d.get("steps", 0), d.get("solve_seconds", 0.0))
 
     def solution(self, name: str, solved: Solved) -> SolvedScore:
         """The solved score of a family."""
         setting = Setting(name, list(self.knots), self.patch_size, self.border, self.schedule.name, self.options)
         best = solved.best
         descent = {
-            "history": best.history,
-            "alone": list(best.alone),
+            "history": list(best.history),
             "images": best.images,
             "steps": best.steps,
             "solve_seconds": best.seconds,
@@ -242,7 +241,7 @@ def _one_at_a_time(report: Report) -> Report:
     return told
 
 
-def _run(name: str, descent: Descent, store: Store, report: Report, stopped: Stopped) -> Found:
+def _run(name: str, descent: Descent, store: Store, report: Report, stopped: Stopped) -> Ended:
     """Take a descent to its end, from where it was left; told to stop, it is kept where it is."""
     kept = store.load(name)
     before = 0.0
@@ -256,13 +255,13 @@ def _run(name: str, descent: Descent, store: Store, report: Report, stopped: Sto
 
     def after() -> None:
         gives_up = stopped()
-        store.save(name, now, gives_up or descent.step >= descent.task.pools.total)
+        store.save(name, now, gives_up or descent.step >= descent.task.steps)
         if gives_up:
             raise StoppedError
-        report(Progress(name, descent.step / descent.task.pools.total, descent.history))
+        report(Progress(name, descent.step / descent.task.steps, descent.history))
 
-    points = descent.run(after)
-    return Found(points, descent.history, descent.task.pools.images, descent.step, before + time.perf_counter() - start)
+    point = descent.run(after)
+    return Ended(point, descent.history, descent.task.pools.images, descent.step, before + time.perf_counter() - start)
 
 
 def solve(

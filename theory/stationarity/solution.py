@@ -33,7 +33,7 @@ from theory.stationarity.options import Options
 from theory.stationarity.sites import all_sites
 from theory.types import BatchLabels, Float, Images, Times
 
-FORMAT = "theory.stationarity/3"
+FORMAT = "theory.stationarity/4"
 MEMORY = 2**29  # bytes
 NAMES = (*Net._fields, "coefficients")  # tensors of a level
 
@@ -77,9 +77,8 @@ class SolvedScore(Denoiser):
         points: The solution at each level.
         certificates: The certificate of each level, as JSON values.
         clusters: Clusters of the basis it was solved in (`LocalBasis.clusters`); made anew if None.
-        descent: How the solution was found, as JSON values: images and losses on the way of all levels together (``history``) and of
-            each by itself (``alone``), fresh ``images``, ``steps``, ``solve_seconds``, and at each level what the printed equation
-            misses (``printed``).
+        descent: How the solution was found, as JSON values: at each level images and losses on the way (``history``), fresh ``images``,
+            ``steps``, ``solve_seconds``, and at each level what the printed equation misses (``printed``).
         noise: The noise schedule, where it is not the one of that name with its default parameters.
         memory: Working memory in bytes.
     """

@@ -1,58 +1,80 @@
 r"""Solving a family: descents from independent starts, and the lowest is the solution.
 
 A soft family starts from random features, a local part that alone is ELS, queries equal to keys and faint values
-(`theory.stationarity.learned`), the same at every level. It goes down on fresh images (`theory.stationarity.descent`) over all
-levels together, which leaves the plateau of ELS and gives all levels the same features, and then at each level by itself, where
-most is gained. A hard family starts from the solution of its soft one, whose attention is sharpened before the argmax takes its
-place, whose derivative is then that of the softmax.
+(`theory.stationarity.learned`): at the level where ELS loses most, from several such points, of which the lowest goes on. From there
+it spreads outward, each level from the functions of the one inside of it, and at last every level is polished by itself
+(`theory.stationarity.descent`). A hard family starts from the solution of its soft one, whose attention is sharpened before the
+argmax takes its place, whose derivative is then that of the softmax.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from theory.stationarity.certificate import Certificate, certify
-from theory.stationarity.curve import Curve, moved, units
-from theory.stationarity.descent import GROUPS, IMAGES, MANY, Descent, Pools, Range, Task
+from theory.stationarity.curve import moved
+from theory.stationarity.descent import BEGINNING, IMAGES, POLISHING, Descent, Pace, Pools, Range, Task
 from theory.stationarity.equations import Head
 from theory.stationarity.families import FAMILIES, Family, family
-from theory.stationarity.fresh import Groups, Source
+from theory.stationarity.fresh import Source
 from theory.stationarity.gap import printed_gap
-from theory.stationarity.learned import Draws, Model, Net, Point
+from theory.stationarity.learned import Model, Point
 from theory.stationarity.level import Level
+from theory.stationarity.neighbours import bridged, lent, lowest
 from theory.stationarity.options import EVERYWHERE, Options
 from theory.stationarity.parallel import Stopped, side_by_side
+from theory.stationarity.watched import COUNT, Watched
 
 SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
-TOGETHER, ALONE = 0.4, 0.6  # shares of the images
-ALONE_RATE, ON_RATE = 1e-3, 3e-4  # of Adam: after all levels together, and where a solution goes on
-WATCHED = 1000  # images of each knot that progress is told from, and starts are compared by
-REACH = 4  # knots on either side whose functions a level may take over
+STARTS = 2  # random points to begin with
+FIRST, SPREAD = 0.3, 0.4  # shares of the images: of the first level from all its starts, and of the others on the way outward
+GOING_ON = Pace(POLISHING.batch, POLISHING.passes, 3e-4)  # where a solution goes on
 
 
-@dataclass(frozen=True)
-class Found:
-    """What one descent ended with.
+class Ended(NamedTuple):
+    """What one descent ended with: a point, losses on the way, and how many images, steps and seconds it took."""
 
-    Attributes:
-        points: The point at each knot.
-        history: Images seen, times of knots, and the losses there then.
-        images: Fresh images seen.
-        steps: How many steps were taken.
-        seconds: How long they took.
-        alone: The same for the descent of each knot by itself.
-    """
-
-    points: list[Point] = field(repr=False)
+    point: Point
     history: list[dict]
     images: int
     steps: int
     seconds: float
-    alone: tuple[list[dict], ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Points of a family at all knots.
+
+    Attributes:
+        points: The point at each knot.
+        history: Of each knot, images seen there and losses then.
+        images: Fresh images seen, of all descents.
+        steps: How many steps these took.
+        seconds: How long they took.
+    """
+
+    points: list[Point] = field(repr=False)
+    history: tuple[list[dict], ...] = ()
+    images: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+    def counting(self, ended: Ended) -> "Found":
+        """The same after one more descent, whatever it led to."""
+        return replace(self, images=self.images + ended.images, steps=self.steps + ended.steps, seconds=self.seconds + ended.seconds)
+
+    def at(self, knot: int, ended: Ended, point: Point) -> "Found":
+        """The same after a descent at a knot, with what is taken from it."""
+        points, history = list(self.points), [list(h) for h in self.history or [[]] * len(self.points)]
+        before = history[knot][-1]["images"] if history[knot] else 0
+        history[knot] += [{**h, "images": before + h["images"]} for h in ended.history]
+        points[knot] = point
+        return replace(self.counting(ended), points=points, history=tuple(history))
 
 
 @dataclass(frozen=True)
@@ -72,7 +94,21 @@ class Solved:
     clusters: list[Tensor] = field(repr=False)
 
 
-Run = Callable[[str, Descent, Stopped], Found]
+Run = Callable[[str, Descent, Stopped], Ended]
+
+
+class Piece(NamedTuple):
+    """What the descents of a start have in common: a name to keep them by, the family, a seed, and how a hard head is reached."""
+
+    name: str
+    model: Model
+    seed: tuple[int, ...]
+    sharper: float = 1.0
+    softened: float = 0.0
+
+    def named(self, name: str, phase: int, number: int) -> "Piece":
+        """One of them."""
+        return self._replace(name=f"{self.name}-{name}", seed=(*self.seed, phase, number))
 
 
 def with_parents(names: tuple[str, ...]) -> list[Family]:
@@ -109,27 +145,16 @@ class Solver:
     ) -> None:
         self.source, self.times, self.options, self.run, self.judge, self.starts = source, times, options, run, judge, starts or {}
         self.within = within
-        self._levels: Range | None = None
-        self._watched: Groups | None = None
+        self.watched = Watched(source, times, options.seed, min(COUNT, options.fresh))
+
+    @property
+    def levels(self) -> Range:
+        return self.watched.levels
 
     def model(self, chosen: Family) -> Model:
         o = self.options
         basis = self.source.basis
         return Model(chosen, Head(o.strength, o.beta, chosen.hard), basis.classes.to(self.source.device), basis.shape[0], o.embedding)
-
-    @property
-    def levels(self) -> Range:
-        if self._levels is None:
-            self._levels = Range.of(self.source, self.times[0], self.times[-1], (self.options.seed, 1))
-        return self._levels
-
-    @property
-    def watched(self) -> Groups:
-        """Images that progress is told from, and starts are compared by."""
-        if self._watched is None:
-            times, count = torch.tensor(self.times, dtype=torch.float64), min(WATCHED, self.options.fresh)
-            self._watched = self.source.groups(times, count, (self.options.seed, 2), self.levels.surplus_at(times))
-        return self._watched
 
     def solve(self, chosen: Family, found: dict[str, list[Found]]) -> list[Found]:
         """The lowest of a family's descents, of their starts and of the families it contains; then the descents from other starts, which
@@ -148,10 +173,11 @@ class Solver:
             others.append(replace(ended[-1], points=start.points))
         others += [self.embedded(model, found[c][0], c) for c in chosen.contains if c in found]
         everyone = [replace(f, points=self.quiet(model, f.points)) for f in (*ended, *others)]
-        best = min(everyone, key=lambda f: self.total(model, f.points))
+        best = min(everyone, key=lambda f: self.watched.total(model, f.points))
         place = next(i for i, f in enumerate(everyone) if f is best)
         own = place % len(ended) if place < 2 * len(ended) else None  # the start it comes from
-        best = replace(best, points=self.bridged(model, best.points, self.within if chosen.name in self.starts else EVERYWHERE))
+        within = self.within if chosen.name in self.starts else EVERYWHERE
+        best = replace(best, points=bridged(self.watched, model, best.points, within))
         return [best, *(f for i, f in enumerate(everyone[: len(ended)]) if i != own)]
 
     def begun(self, chosen: Family, number: int, options: Options, found: dict[str, list[Found]]) -> Found:
@@ -159,131 +185,89 @@ class Solver:
         if number == 0 and chosen.name in self.starts:
             return self.starts[chosen.name]
         if not chosen.hard:
-            return Found(self.start(self.model(chosen), options, number), [], 0, 0, 0.0)
+            return Found([self.start(self.model(chosen), options, number)] * len(self.times))
         parents = found[chosen.name.removeprefix("top1_")]
-        return Found(parents[min(number, len(parents) - 1)].points, [], 0, 0, 0.0)
+        return Found(parents[min(number, len(parents) - 1)].points)
 
     def descended(self, chosen: Family, number: int, options: Options, start: Found) -> Found:
-        """Down from a start: all levels together, unless that is given, then each by itself."""
-        name, given = f"{chosen.name}-{number + 1}", number == 0 and chosen.name in self.starts
-        images = options.images // 2 if chosen.hard and not given else options.images  # half the way of a hard family is behind it
+        """Down from a start."""
         seed = (self.options.seed, 3 + number, list(FAMILIES).index(chosen.name))
-        first = Pools.of(round((TOGETHER if len(self.times) > 1 else 1) * images))
-        task = Task(self.model(chosen), self.source, self.levels, self.times, first, (*seed, 0))
-        if given:
-            task = replace(task, seed=(*seed, start.steps), rate=ON_RATE)
-            return self.apart(name, task, images, start, self.within)
+        piece = Piece(f"{chosen.name}-{number + 1}", self.model(chosen), seed)
+        if number == 0 and chosen.name in self.starts:
+            piece = piece._replace(seed=(*seed, start.steps))
+            return self.polished(piece, options.images, start, GOING_ON, self.within)
         if chosen.hard:
-            task = replace(task, sharper=SHARPER, softened=SOFTENED, opening=0.0)
-        together = self.run(name, Descent(task, start.points, self.watched), lambda: False)
-        task = replace(task, rate=ALONE_RATE)
-        return self.apart(name, task, ALONE * images, together) if len(self.times) > 1 else together
+            piece = piece._replace(sharper=SHARPER, softened=SOFTENED)
+            return self.polished(piece, options.images // 2, start, BEGINNING)  # half of the way is behind it
+        starts = [self.start(piece.model, options, number, again) for again in range(STARTS)]
+        spread = self.spread(piece, options.images, start, starts)
+        return self.polished(piece, (1 - FIRST - SPREAD) * options.images, spread, POLISHING)
 
-    def apart(self, name: str, task: Task, images: float, start: Found, within: tuple[float, float] = EVERYWHERE) -> Found:
-        """Each level by itself, as long as that is lower on the watched images: a descent may end above a start that was low.
-
-        As many at a time as there are cores; only those ``within`` a range of ``sigma / alpha``. Before and after it a level may take
-        over what its neighbours have.
+    def spread(self, piece: "Piece", images: float, start: Found, starts: list[Point]) -> Found:
+        """Outward from where ELS loses most: there the lowest of what several starts lead to, then at each level from the functions of
+        the one inside of it. The two sides go side by side.
         """
-        counts = [round(images * share) for share in self.shares(within)]
-        start = replace(start, points=self.lent(task.model, start.points, counts))
-        out = replace(start, points=list(start.points), alone=tuple(list(a) for a in start.alone or [[]] * len(self.times)))
-        knots = [knot for knot, count in enumerate(counts) if count >= GROUPS * IMAGES]  # enough for a step
+        out, peak, unit = start, self.watched.peak, self.watched.units.tolist()
+        each = images * (FIRST if len(self.times) > 1 else FIRST + SPREAD) / len(starts)
 
-        def descend(knot: int, stopped: Stopped) -> Found:
-            pools, t, seed = Pools.of(counts[knot], MANY), self.times[knot], (*task.seed[:-1], 1 + task.seed[-1], knot)
-            by_itself = replace(task, levels=self.levels.at(t), times=(t,), pools=pools, seed=seed, softened=0.0, opening=0.0)
-            descent = Descent(by_itself, [start.points[knot]], self.watched.part(torch.tensor([knot])))
-            return self.run(f"{name}-level-{knot + 1}", descent, stopped)
+        def first(number: int, stopped: Stopped) -> Ended:
+            return self.down(piece.named(f"start-{number + 1}", 0, number), peak, each, starts[number], BEGINNING, stopped)
 
-        cores = torch.get_num_threads() if self.source.device.type == "cpu" else 1
-        for knot, found in zip(knots, side_by_side(descend, knots, cores), strict=True):
-            ends = [self.loss(task.model, p, knot) for p in (start.points[knot], found.points[0])]
-            out.points[knot] = found.points[0] if ends[1] < ends[0] or not np.isfinite(ends[0]) else start.points[knot]
-            before = out.alone[knot][-1]["images"] if out.alone[knot] else 0
-            out.alone[knot].extend({**h, "images": before + h["images"]} for h in found.history)
-            out = replace(out, images=out.images + found.images, steps=out.steps + found.steps, seconds=out.seconds + found.seconds)
-        return replace(out, points=self.lent(task.model, out.points, counts))
+        tried = self.together(first, range(len(starts)))
+        best = tried[lowest([self.watched.loss(piece.model, e.point, peak) for e in tried])]
+        for ended in tried:
+            out = out.at(peak, ended, ended.point) if ended is best else out.counting(ended)
+        shares = self.watched.shares(EVERYWHERE)
+        rest = max(1e-300, sum(shares) - shares[peak])
+        for distance in range(1, len(self.times)):
+            sides = {peak + sign * distance: peak + sign * (distance - 1) for sign in (-1, 1)}
+            sides = {knot: inner for knot, inner in sides.items() if 0 <= knot < len(self.times)}
+            given = {k: moved(piece.model, out.points[i], unit[i], unit[k]) for k, i in sides.items()}
 
-    def bridged(self, model: Model, points: list[Point], within: tuple[float, float]) -> list[Point]:
-        """Outward from where ELS loses most, the functions of a level or those of the one before it, whichever lose less there and halfway.
+            def beside(knot: int, stopped: Stopped) -> Ended:
+                count = SPREAD * images * shares[knot] / rest
+                return self.down(piece.named(f"spread-{knot + 1}", 1, knot), knot, count, given[knot], BEGINNING, stopped)  # noqa: B023
 
-        Two levels may do equally well by unlike functions; what is interpolated between these does not.
-        """
-        alpha, sigma = self.source.schedule(torch.tensor(self.times, dtype=torch.float64))
-        s, unit, out = (sigma / alpha).log(), units(self.options.prediction, alpha, sigma), list(points)
-        counts = self.levels.weights(self.watched.t) / unit.square()
-        peak = int(self.levels.els_at(self.watched.t).argmax())
-        outward = [(i, i + 1) for i in reversed(range(peak))] + [(i, i - 1) for i in range(peak + 1, len(points))]
-        for knot, inner in ((i, j) for i, j in outward if within[0] <= float(s[i].exp()) <= within[1]):
-            pair, group = [knot, inner], self.halfway(knot, inner)
-            middle = units(self.options.prediction, *self.source.schedule(group.t))
-            count = float(self.levels.weights(group.t) / middle.square())
-
-            def cost(point: Point) -> float:
-                mixed = Curve(model, [point, out[inner]], s[pair], unit[pair]).at(s[pair].mean()[None], middle, point.coefficients)  # noqa: B023
-                between = mean_loss(model, Point(Net(*(x[0] for x in mixed.net)), mixed.coefficients[0]), group)  # noqa: B023
-                return float(counts[knot]) * self.loss(model, point, knot) + count * between  # noqa: B023
-
-            given = [out[knot], moved(model, out[inner], float(unit[inner]), float(unit[knot]))]
-            out[knot] = given[int(np.argmin(np.nan_to_num([cost(p) for p in given], nan=np.inf)))]
+            for knot, ended in zip(sides, self.together(beside, list(sides)), strict=True):
+                out = self.kept(piece.model, out, knot, given[knot], ended)
         return out
 
-    def halfway(self, knot: int, other: int) -> Groups:
-        """Images to watch between two knots."""
-        alpha, sigma = self.source.schedule(self.watched.t[[knot, other]])
-        t = self.source.schedule.time((sigma / alpha).log().mean().exp())[None]
-        count = self.watched.counts.shape[1]
-        return self.source.groups(t, count, (self.options.seed, 2, 1 + min(knot, other)), self.levels.surplus_at(t))
+    def polished(self, piece: "Piece", images: float, start: Found, pace: Pace, within: tuple[float, float] = EVERYWHERE) -> Found:
+        """Each level by itself.
 
-    def lent(self, model: Model, points: list[Point], counts: list[int]) -> list[Point]:
-        """At every knot that has images, the lowest of its own functions and those of its neighbours, up to `REACH` away.
-
-        What a patch tells changes with the noise; the functions of it hardly do. A neighbour may have found better ones, above all
-        where images that matter are rare.
+        Only those ``within`` a range of ``sigma / alpha``. Before and after it a level may take over what its neighbours have.
         """
-        alpha, sigma = self.source.schedule(torch.tensor(self.times, dtype=torch.float64))
-        unit = units(self.options.prediction, alpha, sigma).tolist()
-        out = list(points)
-        for knot in (i for i, count in enumerate(counts) if count):
-            near = sorted(range(max(0, knot - REACH), min(len(points), knot + REACH + 1)), key=lambda i: abs(i - knot))
-            given = [moved(model, points[i], unit[i], unit[knot]) if i != knot else points[knot] for i in near]
-            losses = [self.loss(model, p, knot) for p in given]
-            out[knot] = given[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
-        return out
+        counts = [round(images * share) for share in self.watched.shares(within)]
+        out = start = replace(start, points=lent(self.watched, piece.model, start.points, counts))
+        knots = [knot for knot, count in enumerate(counts) if count >= IMAGES]  # enough for a step
 
-    def shares(self, within: tuple[float, float] = EVERYWHERE) -> list[float]:
-        """Share of the images that each knot within a range gets for itself: as the root of what the loss of ELS counts there.
+        def descend(knot: int, stopped: Stopped) -> Ended:
+            return self.down(piece.named(f"level-{knot + 1}", 2, knot), knot, counts[knot], start.points[knot], pace, stopped)
 
-        In proportion to it, levels where ELS loses little got too few to learn anything.
-        """
-        counts = (self.levels.weights(self.watched.t) * self.levels.els_at(self.watched.t)).sqrt()
-        alpha, sigma = self.source.schedule(self.watched.t)
-        counts = counts.where((sigma >= within[0] * alpha) & (sigma <= within[1] * alpha), 0.0)
-        return (counts / counts.sum().clamp(min=1e-300)).tolist()
+        for knot, ended in zip(knots, self.together(descend, knots), strict=True):
+            out = self.kept(piece.model, out, knot, start.points[knot], ended)
+        return replace(out, points=lent(self.watched, piece.model, out.points, counts))
 
-    def start(self, model: Model, options: Options, number: int) -> list[Point]:
-        """Random functions, the same at every knot."""
-        rng = np.random.default_rng((self.options.seed, number, list(FAMILIES).index(model.family.name)))
+    def kept(self, model: Model, found: Found, knot: int, start: Point, ended: Ended) -> Found:
+        """After a descent at a knot, as long as that is lower on the watched images: it may end above a start that was low."""
+        ends = [start, ended.point]
+        return found.at(knot, ended, ends[lowest([self.watched.loss(model, p, knot) for p in ends])])
+
+    def down(self, piece: "Piece", knot: int, images: float, start: Point, pace: Pace, stopped: Stopped) -> Ended:
+        """One descent at one level."""
+        pools = Pools.of(round(images))
+        task = Task(piece.model, self.source, self.levels, self.times[knot], pools, pace, piece.seed, piece.sharper, piece.softened)
+        return self.run(piece.name, Descent(task, start, self.watched.at(knot)), stopped)
+
+    def together(self, work: Callable[[int, Stopped], Ended], items: Sequence[int]) -> list[Ended]:
+        """Descents side by side, one a core."""
+        return side_by_side(work, items, torch.get_num_threads() if self.source.device.type == "cpu" else 1)
+
+    def start(self, model: Model, options: Options, number: int, again: int = 0) -> Point:
+        """Random functions."""
+        rng = np.random.default_rng((self.options.seed, number, list(FAMILIES).index(model.family.name), again))
         like = torch.zeros(1, dtype=self.source.dtype, device=self.source.device)
-        return [model.start(self.source.basis.size, options.features, rng, like, 1.0)] * len(self.times)
-
-    def loss(self, model: Model, point: Point, knot: int) -> float:
-        """Loss on the images that are watched at a knot."""
-        return mean_loss(model, point, self.watched.part(torch.tensor([knot])))
-
-    def watch(self, knot: int) -> Draws:
-        """What is watched at a knot."""
-        draws = self.watched.draws
-        return Draws(draws.u[knot], draws.els[knot], draws.target[knot])
-
-    def total(self, model: Model, points: list[Point]) -> float:
-        """Watched losses of all knots, each as it counts in a descent; infinite where one is not finite."""
-        alpha, sigma = self.source.schedule(self.watched.t)
-        unit = units(self.options.prediction, alpha, sigma)
-        losses = torch.tensor([self.loss(model, p, i) for i, p in enumerate(points)], dtype=torch.float64)
-        value = float((losses / unit.square() * self.levels.weights(self.watched.t)).sum())
-        return value if np.isfinite(value) else np.inf
+        return model.start(self.source.basis.size, options.features, rng, like, 1.0)
 
     def quiet(self, model: Model, points: list[Point]) -> list[Point]:
         """The same, and ELS at knots where that is lower and values can be nothing: the features stay, and nothing uses them.
@@ -295,7 +279,9 @@ class Solver:
         if not model.family.free:
             return points
         silent = [silenced(model, p) for p in points]
-        lower = [self.loss(model, a, i) < self.loss(model, b, i) for i, (a, b) in enumerate(zip(silent, points, strict=True))]
+        lower = [
+            self.watched.loss(model, a, i) < self.watched.loss(model, b, i) for i, (a, b) in enumerate(zip(silent, points, strict=True))
+        ]
         return [a if yes else b for a, b, yes in zip(silent, points, lower, strict=True)]
 
     def embedded(self, model: Model, smaller: Found, name: str) -> Found:
@@ -318,12 +304,6 @@ class Solver:
             report(knot)
         clusters = self.source.basis.clusters
         return {name: Solved(found[name][0], certificates[name], gaps[name], clusters) for name in found}
-
-
-def mean_loss(model: Model, point: Point, group: Groups) -> float:
-    """Mean loss over the images of one group, as they count."""
-    losses = model.losses(point, Draws(*(x[0] for x in vars(group.draws).values())))
-    return float((losses * group.counts[0].to(losses)).mean())
 
 
 def silenced(model: Model, point: Point) -> Point:

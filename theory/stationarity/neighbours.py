@@ -1,0 +1,53 @@
+"""What the levels of a solution take over from their neighbours.
+
+What a patch tells changes with the noise; the functions of it hardly do.
+"""
+
+import numpy as np
+
+from theory.stationarity.curve import Curve, moved, units
+from theory.stationarity.learned import Model, Net, Point
+from theory.stationarity.watched import Watched, mean_loss
+
+REACH = 4  # knots on either side whose functions a level may take over
+
+
+def lowest(losses: list[float]) -> int:
+    """The number of the first of the lowest; a loss that is no number is the highest."""
+    return int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
+
+
+def lent(watched: Watched, model: Model, points: list[Point], counts: list[int]) -> list[Point]:
+    """At every knot that has images, the lowest of its own functions and those of its neighbours, up to `REACH` away.
+
+    A neighbour may have found better ones, above all where images that matter are rare.
+    """
+    unit, out = watched.units.tolist(), list(points)
+    for knot in (i for i, count in enumerate(counts) if count):
+        near = sorted(range(max(0, knot - REACH), min(len(points), knot + REACH + 1)), key=lambda i: abs(i - knot))
+        given = [moved(model, points[i], unit[i], unit[knot]) if i != knot else points[knot] for i in near]
+        out[knot] = given[lowest([watched.loss(model, p, knot) for p in given])]
+    return out
+
+
+def bridged(watched: Watched, model: Model, points: list[Point], within: tuple[float, float]) -> list[Point]:
+    """Outward from where ELS loses most, the functions of a level or those of the one before it, whichever lose less there and halfway.
+
+    Two levels may do equally well by unlike functions; what is interpolated between these does not.
+    """
+    s, unit, out = watched.s, watched.units, list(points)
+    counts, peak = watched.levels.weights(watched.t) / unit.square(), watched.peak
+    outward = [(i, i + 1) for i in reversed(range(peak))] + [(i, i - 1) for i in range(peak + 1, len(points))]
+    for knot, inner in ((i, j) for i, j in outward if within[0] <= float(s[i].exp()) <= within[1]):
+        pair, group = [knot, inner], watched.halfway(knot, inner)
+        middle = units(watched.source.basis.prediction, *watched.source.schedule(group.t))
+        count = float(watched.levels.weights(group.t) / middle.square())
+
+        def cost(point: Point) -> float:
+            mixed = Curve(model, [point, out[inner]], s[pair], unit[pair]).at(s[pair].mean()[None], middle, point.coefficients)  # noqa: B023
+            between = mean_loss(model, Point(Net(*(x[0] for x in mixed.net)), mixed.coefficients[0]), group)  # noqa: B023
+            return float(counts[knot]) * watched.loss(model, point, knot) + count * between  # noqa: B023
+
+        given = [out[knot], moved(model, out[inner], float(unit[inner]), float(unit[knot]))]
+        out[knot] = given[lowest([cost(p) for p in given])]
+    return out
