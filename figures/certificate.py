@@ -17,7 +17,7 @@ TITLE = "How far the solution can be trusted"
 FAMILIES = ("identity", "full")
 STYLES = ("-", "--", "-.", ":")
 LEAST = 0.05  # loss of ELS below which rare images decide
-SHOWN = (0.4, 2.0)  # noise-to-signal ratios between which attention has most to say
+SHOWN = (0.53, 0.81, 1.2, 1.83)  # noise-to-signal ratios whose descent is drawn
 
 
 def compute(results: Results, effort: Effort) -> Numbers:
@@ -30,8 +30,7 @@ def compute(results: Results, effort: Effort) -> Numbers:
         keys = ("els_loss", "loss_fresh", "loss_stderr", "residual", "residual_floor", "challenges", "converged", "best_known")
         values[name] = {
             "ratios": [float(noise(t)[1] / noise(t)[0]) for t in times],
-            **{key: solution["descent"][key] for key in ("history", "alone", "images")},
-            "watched": [float(noise(t)[1] / noise(t)[0]) for t in solution["descent"]["history"][-1]["times"]],
+            **{key: solution["descent"][key] for key in ("history", "images")},
             "features": solution["setting"]["options"]["features"],
             **{key: [c[key] for c in solution["certificates"]] for key in keys},
         }
@@ -42,11 +41,9 @@ def draw(numbers: Numbers) -> Figure:
     """Loss against images seen; losses of challengers as shares of that of ELS; residuals against the noise level."""
     families = numbers.values["families"]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 3.0), layout="constrained", width_ratios=[1.15, 1.15, 1])
-    levels: list[float] = []
     for name, told in families.items():
         colour = COLOUR[name]
-        levels = _shown(told)
-        for ratio, style in zip(levels, STYLES, strict=False):
+        for ratio, style in zip(SHOWN, STYLES, strict=True):
             images, losses = _descent(told, ratio)
             left.plot(images, losses, style, color=colour)
             left.plot(images[-1], told["loss_fresh"][_nearest(told, ratio)], MARKER[name], color=colour, markersize=4)
@@ -63,9 +60,9 @@ def draw(numbers: Numbers) -> Figure:
                 middle.plot(ratios, share(losses), style, color=colour)
         right.plot(told["ratios"], _visible(told["residual"]), color=colour, marker=MARKER[name])
         right.plot(told["ratios"], _visible(told["residual_floor"]), color=colour, linestyle=":")
-    for ratio, style in zip(levels, STYLES, strict=False):
+    for ratio, style in zip(SHOWN, STYLES, strict=True):
         left.plot([], [], color="k", linestyle=style, label=rf"$\sigma_t/\alpha_t={ratio:.2f}$")
-    left.set(xscale="log", yscale="log", ylim=(0.02, 3), xlabel="noisy images seen", ylabel="loss above the ideal score's")
+    left.set(xscale="log", yscale="log", ylim=(0.02, 3), xlabel="noisy images seen at the level", ylabel="loss above the ideal score's")
     left.legend(fontsize=6, loc="lower left", handlelength=2.6)
     if _others(families):
         middle.plot([], [], color="k", linestyle=":", label="another start")
@@ -89,22 +86,15 @@ def _others(families: dict) -> bool:
     return any(c["independent"] for told in families.values() for level in told["challenges"] for c in level)
 
 
-def _shown(told: dict) -> list[float]:
-    """The levels whose descent is drawn, of those that all levels together went down at."""
-    return [r for r in told["watched"] if SHOWN[0] < r < SHOWN[1]][: len(STYLES)]
-
-
 def _nearest(told: dict, ratio: float) -> int:
     """The knot at a level."""
     return int(np.abs(np.log(np.array(told["ratios"]) / ratio)).argmin())
 
 
 def _descent(told: dict, ratio: float) -> tuple[list[float], list[float]]:
-    """Images seen and losses at a level: of all levels together, then of this one by itself, and on the certificate's images."""
-    knot, at = _nearest(told, ratio), told["watched"].index(ratio)
-    images, losses = [h["images"] for h in told["history"]], [h["losses"][at] for h in told["history"]]
-    own = told["alone"][knot]
-    return images + [images[-1] + h["images"] for h in own], losses + [h["losses"][0] for h in own]
+    """Images seen at a level and losses there, on the way."""
+    own = told["history"][_nearest(told, ratio)]
+    return [h["images"] for h in own], [h["loss"] for h in own]
 
 
 def _networks(told: dict, level: int) -> list[float]:
@@ -129,9 +119,9 @@ def caption(numbers: Numbers) -> str:
         "The attention score has no formula: it is found by descent on noisy pictures that are drawn fresh, with functions of a patch "
         f"and of the noise built from learned features ({full['features']}). "
         "(a) Its loss on the way, at noise levels where attention has most to say, over "
-        f"{full['images'] / 1e6:.2g} million pictures, each used two to four times: all levels together at first, then each by "
-        "itself on pictures of its own; markers: on the certificate's pictures; thin horizontal lines: a trained network, after 47 "
-        "million. Levels join from the middle outwards, and are high until they do. "
+        f"{full['images'] / 1e6:.2g} million pictures in all, each used two to four times; it begins where ELS loses most, and spreads from "
+        "there, each level from the functions of the one inside of it; markers: on the certificate's pictures; thin horizontal lines: a "
+        "trained network, after 47 million. "
         f"(b) Where it ends, with three standard errors, as a share of the loss of ELS; {other}crosses: the networks. "
         f"A level counts as converged where the second descent agrees and nobody lies below ({converged}). {lower}"
         "(c) What one more whitened gradient step promises on fresh pictures, beside what sampling noise alone would make it seem "

@@ -12,9 +12,9 @@ LARGEST = 1e30  # strength and beta are numbers of float32, with room to spare
 
 # How much is put into a solve. "quick" shows the effect in minutes, "full" is as good as we know how to.
 QUALITIES = {
-    "quick": {"features": 64, "images": 60_000},
-    "standard": {"features": 64, "images": 600_000, "challenge": True},
-    "full": {"features": 128, "images": 2_400_000, "refinement": 1, "challenge": True, "fresh": 10_000},
+    "quick": {"features": 64, "images": 300_000},
+    "standard": {"features": 64, "images": 1_200_000, "challenge": True},
+    "full": {"features": 128, "images": 4_000_000, "refinement": 1, "challenge": True, "fresh": 10_000},
 }
 
 
@@ -30,7 +30,7 @@ class Options:
         embedding: Numbers ``d`` in a query or key of the families where it is free.
         features: Learned features of a patch.
         images: Fresh noisy images to solve on, over all levels together, in whole pools of at most 4,864 (`Pools`); each is
-            used a few times. Where few images matter, these are chosen from up to eight times as many (`theory.stationarity.choice`).
+            used two or four times. Where few images matter, these are chosen from up to eight times as many (`theory.stationarity.choice`).
         refinement: How often the intervals between levels are halved: ``2**refinement - 1`` more knots in each, equally spaced in
             ``log(sigma / alpha)``, at which functions are solved too.
         challenge: Whether to solve a second time, from another start, with half the features and images.
@@ -43,7 +43,7 @@ class Options:
     beta: float = 1.0
     embedding: int = 32
     features: int = 64
-    images: int = 60_000
+    images: int = 300_000
     refinement: int = 0
     challenge: bool = False
     fresh: int = 3000
