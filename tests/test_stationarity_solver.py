@@ -27,7 +27,7 @@ from theory.stationarity.neighbours import bridged, lent
 from theory.stationarity.options import EVERYWHERE, QUALITIES
 from theory.stationarity.parallel import StoppedError, side_by_side
 from theory.stationarity.run import one_size
-from theory.stationarity.solver import STARTS, Ended, Found, Piece, Solver, embedded, silenced, with_parents
+from theory.stationarity.solver import STARTS, Ended, Found, Piece, Solver, embedded, reading_itself, silenced, with_parents
 from theory.stationarity.watched import Watched
 
 SCHEDULE = CosineSchedule()
@@ -267,9 +267,9 @@ def test_a_family_is_embedded_in_one_that_contains_it():
     assert_close(silent.v, torch.zeros(7, 4, 2), atol=0)
 
 
-def solver_that_ends(change=lambda name, point: point, times=(0.3, 0.6), **options) -> Solver:
+def solver_that_ends(change=lambda name, point: point, times=(0.3, 0.6), data=STRIP, patch_size=(3, 1), **options) -> Solver:
     """Descents end where they are told to, instead of being run."""
-    plan = Plan(STRIP, SCHEDULE, ("full",), times, (3, 1), options=Options(**(TINY | options)))
+    plan = Plan(data, SCHEDULE, ("full",), times, patch_size, options=Options(**(TINY | options)))
     ending = lambda name, descent, stopped: Ended(change(name, descent.point()), [], 1000, 1000, 0.0)  # noqa: E731
     return Solver(plan.source(), plan.knots, plan.options, ending, lambda knot: None)
 
@@ -278,12 +278,24 @@ def scaled(point: Point, factor: float) -> Point:
     return Point(point.net, point.coefficients * factor)
 
 
+@pytest.mark.parametrize("embedding", [32, 12])
+def test_tied_values_that_read_themselves_alone_are_els(embedding):
+    """At a noise so low that every pixel of the grid shows its colour, with room for all 20 classes and without: 1e-3 of 24 pixels."""
+    made = solver_that_ends(times=(0.0625,), data=load("toy"), patch_size=(5, 5), embedding=embedding)
+    model = made.model(FAMILIES["identity"])
+    start = made.start(model, made.options, 0)
+    point = reading_itself(model, start)
+    draws, _ = made.watched.at(0).together()
+    assert_close(forward(model.roles(point, draws), model.head).out, draws.els, atol=1e-3)
+    assert torch.equal(made.quiet(model, [start])[0].coefficients, point.coefficients)
+
+
 def test_the_lowest_of_all_is_the_solution_and_a_loss_that_is_no_number_the_highest():
     """Descents whose first start ends at a multiple of itself, which is a candidate too, and the others at no number."""
     chosen = FAMILIES["identity"]
     for factors in ((3.0, 0.5), (0.5, math.nan), (3.0, 4.0)):
         at = {f"identity-{n + 1}-start-{i + 1}": math.nan if i else f for n, f in enumerate(factors) for i in range(STARTS)}
-        made = solver_that_ends(lambda name, point, by=at: scaled(point, by.get(name, 1.0)), challenge=True)
+        made = solver_that_ends(lambda name, point, by=at: scaled(point, by.get(name, 1.0)), challenge=True, embedding=3)
         best, *others = made.solve(chosen, {})
         model = made.model(chosen)
         starts = [made.start(model, o, i) for i, o in enumerate((made.options, made.options.halved))]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from theory.stationarity.certificate import Certificate, certify
+from theory.stationarity.certificate import Certificate, certify, contains_els
 from theory.stationarity.curve import moved
 from theory.stationarity.descent import BEGINNING, IMAGES, POLISHING, Descent, Pace, Pools, Range, Task
 from theory.stationarity.equations import Head
@@ -31,6 +31,7 @@ from theory.stationarity.watched import COUNT, Watched
 
 SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
+APART = 40.0  # logits that leave nothing of a weight
 STARTS = 2  # random points to begin with
 FIRST, SPREAD = 0.3, 0.4  # shares of the images: of the first level from all its starts, and of the others on the way outward
 GOING_ON = Pace(POLISHING.batch, POLISHING.passes, 3e-4)  # where a solution goes on
@@ -270,19 +271,17 @@ class Solver:
         return model.start(self.source.basis.size, options.features, rng, like, 1.0)
 
     def quiet(self, model: Model, points: list[Point]) -> list[Point]:
-        """The same, and ELS at knots where that is lower and values can be nothing: the features stay, and nothing uses them.
+        """The same, and ELS, or what comes near it, at knots where that is lower: the features stay, and nothing uses them.
 
         Without attention ELS is the optimum itself.
         """
         if not model.head.strength:
             return [silenced(model, p) for p in points]
-        if not model.family.free:
+        if not contains_els(model):
             return points
-        silent = [silenced(model, p) for p in points]
-        lower = [
-            self.watched.loss(model, a, i) < self.watched.loss(model, b, i) for i, (a, b) in enumerate(zip(silent, points, strict=True))
-        ]
-        return [a if yes else b for a, b, yes in zip(silent, points, lower, strict=True)]
+        loss = lambda point, knot: self.watched.loss(model, point, knot)  # noqa: E731
+        silent = [silenced(model, p) if model.family.free else reading_itself(model, p) for p in points]
+        return [a if loss(a, i) < loss(b, i) else b for i, (a, b) in enumerate(zip(silent, points, strict=True))]
 
     def embedded(self, model: Model, smaller: Found, name: str) -> Found:
         """A solution of a family that this one contains, written as one of this family."""
@@ -315,6 +314,30 @@ def silenced(model: Model, point: Point) -> Point:
     silent[..., local] = 0
     silent[:, 1 : 1 + model.channels, local] = torch.eye(model.channels).to(silent)
     return Point(point.net, silent)
+
+
+def reading_itself(model: Model, point: Point) -> Point:
+    """Near ELS with the features of a point, where values are tied: a pixel attends to those of its class and colour alone.
+
+    Queries and keys are a direction of each class, and the ELS solution; ``C + 1`` times as long squared as that, so that no colour in
+    [-1, 1] outweighs a class. Of pixels that these don't tell apart each reads all.
+    """
+    columns, c, ties = model.columns(), model.channels, model.family.ties
+    classes, room = len(point.net.shift), model.embedding - c
+    code = torch.eye(classes, room) if room >= classes else _directions(classes, room)
+    length = (APART / model.head.beta) ** 0.5
+    out = torch.zeros_like(point.coefficients)
+    out[:, 1 : 1 + c, columns[ties.h]] = model.share() * torch.eye(c).to(out)
+    place = columns[ties.q]  # and of the keys, which are the same
+    out[:, 1 : 1 + c, place.start : place.start + c] = length * torch.eye(c).to(out)
+    out[:, 0, place.start + c : place.stop] = length * (1 + c) ** 0.5 * code.to(out)
+    return Point(point.net, out)
+
+
+def _directions(count: int, dimension: int) -> Tensor:
+    """Unit vectors, more than there are dimensions."""
+    vectors = torch.from_numpy(np.random.default_rng(0).standard_normal((count, dimension)))
+    return vectors / vectors.norm(dim=1, keepdim=True)
 
 
 def embedded(model: Model, smaller: Model, point: Point) -> Point:
