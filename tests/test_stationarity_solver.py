@@ -14,7 +14,7 @@ from theory.errors import InputError
 from theory.machines import EquivariantLocal
 from theory.metrics import Estimate
 from theory.noise import CosineSchedule
-from theory.stationarity import FAMILIES, Options, Plan, gap, solve
+from theory.stationarity import FAMILIES, Options, Plan, gap, solve, solver
 from theory.stationarity.basis import LocalBasis, predicted, recovered
 from theory.stationarity.certificate import contains_els
 from theory.stationarity.curve import moved, units
@@ -396,6 +396,22 @@ def test_unlike_functions_give_way_where_what_is_between_them_costs(monkeypatch,
         assert signs(bridged(made.watched, model, [signed(-1, 0), signed(1, 1)], (0.8, 9.0))) == [-1.0, 1.0]
 
 
+def test_next_to_functions_that_matter_els_has_the_same_features():
+    """Where functions cost much at the lower level, ELS takes their place; halfway the output is then the mean of both."""
+    made = solver_that_ends(times=(0.1, 0.3))
+    model = made.model(FAMILIES["full"])
+    values = model.columns()["v"]
+    other, loud = (made.start(model, made.options, i) for i in (1, 0))
+    for point in (other, loud):
+        point.coefficients[..., values] *= 30
+    low, high = bridged(made.watched, model, [other, loud], EVERYWHERE, lambda p: silenced(model, p))
+    assert torch.equal(high.coefficients, loud.coefficients) and torch.equal(low.net.first, loud.net.first)
+    draws, _ = made.watched.halfway(0, 1).together()
+    mixed = Point(loud.net, (low.coefficients + high.coefficients) / 2)
+    mean, alone = (forward(model.roles(p, draws), model.head).out for p in (mixed, loud))
+    assert_close(mean, (alone + draws.els) / 2, atol=1e-5)
+
+
 @pytest.mark.parametrize("cores", [1, 2, 6, 12])
 def test_pieces_of_work_share_the_cores_and_keep_their_order(cores):
     together = threading.Barrier(min(cores, 6))  # breaks unless so many run at a time
@@ -472,7 +488,7 @@ def test_a_contained_family_that_is_lower_is_taken_over(monkeypatch):
     given = found["identity"][0].points
     embeddings = [embedded(large, small, p) for p in given]
     lower = lambda model, points: -1.0 if torch.equal(points[0].coefficients, embeddings[0].coefficients) else 0.0  # noqa: E731
-    monkeypatch.setattr(made, "quiet", lambda model, points: points)
+    monkeypatch.setattr(solver, "silent_of", lambda model: None)
     monkeypatch.setattr(Watched, "total", lambda self, model, points: lower(model, points))
     best, own = made.solve(FAMILIES["full"], found)
     for mine, theirs, level in zip(best.points, given, (0, 1), strict=True):

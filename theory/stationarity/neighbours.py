@@ -3,6 +3,8 @@
 What a patch tells changes with the noise; the functions of it hardly do.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from theory.stationarity.curve import Curve, moved, units
@@ -30,10 +32,14 @@ def lent(watched: Watched, model: Model, points: list[Point], counts: list[int])
     return out
 
 
-def bridged(watched: Watched, model: Model, points: list[Point], within: tuple[float, float]) -> list[Point]:
-    """Outward from where ELS loses most, the functions of a level or those of the one before it, whichever lose less there and halfway.
+def bridged(
+    watched: Watched, model: Model, points: list[Point], within: tuple[float, float], silent: Callable[[Point], Point] | None = None
+) -> list[Point]:
+    """Outward from where ELS loses most, what loses least at a level and halfway to the one before it.
 
-    Two levels may do equally well by unlike functions; what is interpolated between these does not.
+    Candidates are the functions of the level, those of the one before it, and these ``silent``, if that is given: ELS with the same
+    features. Two levels may do equally well by unlike functions; what is interpolated between these does not. Between functions and
+    the same ones silent the output is interpolated, where values are free, and a loss is convex in that.
     """
     s, unit, out = watched.s, watched.units, list(points)
     counts, peak = watched.levels.weights(watched.t) / unit.square(), watched.peak
@@ -48,6 +54,7 @@ def bridged(watched: Watched, model: Model, points: list[Point], within: tuple[f
             between = mean_loss(model, Point(Net(*(x[0] for x in mixed.net)), mixed.coefficients[0]), group)  # noqa: B023
             return float(counts[knot]) * watched.loss(model, point, knot) + count * between  # noqa: B023
 
-        given = [out[knot], moved(model, out[inner], float(unit[inner]), float(unit[knot]))]
+        before = moved(model, out[inner], float(unit[inner]), float(unit[knot]))
+        given = [out[knot], before, *([silent(before)] if silent else [])]
         out[knot] = given[lowest([cost(p) for p in given])]
     return out

@@ -178,7 +178,7 @@ class Solver:
         place = next(i for i, f in enumerate(everyone) if f is best)
         own = place % len(ended) if place < 2 * len(ended) else None  # the start it comes from
         within = self.within if chosen.name in self.starts else EVERYWHERE
-        best = replace(best, points=bridged(self.watched, model, best.points, within))
+        best = replace(best, points=bridged(self.watched, model, best.points, within, silent_of(model)))
         return [best, *(f for i, f in enumerate(everyone[: len(ended)]) if i != own)]
 
     def begun(self, chosen: Family, number: int, options: Options, found: dict[str, list[Found]]) -> Found:
@@ -271,17 +271,18 @@ class Solver:
         return model.start(self.source.basis.size, options.features, rng, like, 1.0)
 
     def quiet(self, model: Model, points: list[Point]) -> list[Point]:
-        """The same, and ELS, or what comes near it, at knots where that is lower: the features stay, and nothing uses them.
+        """The same, and ELS, or what comes near it, at knots where that is lower.
 
         Without attention ELS is the optimum itself.
         """
-        if not model.head.strength:
-            return [silenced(model, p) for p in points]
-        if not contains_els(model):
+        silent = silent_of(model)
+        if silent is None:
             return points
+        if not model.head.strength:
+            return [silent(p) for p in points]
         loss = lambda point, knot: self.watched.loss(model, point, knot)  # noqa: E731
-        silent = [silenced(model, p) if model.family.free else reading_itself(model, p) for p in points]
-        return [a if loss(a, i) < loss(b, i) else b for i, (a, b) in enumerate(zip(silent, points, strict=True))]
+        both = [(p, silent(p)) for p in points]
+        return [pair[lowest([loss(p, i) for p in pair])] for i, pair in enumerate(both)]
 
     def embedded(self, model: Model, smaller: Found, name: str) -> Found:
         """A solution of a family that this one contains, written as one of this family."""
@@ -303,6 +304,13 @@ class Solver:
             report(knot)
         clusters = self.source.basis.clusters
         return {name: Solved(found[name][0], certificates[name], gaps[name], clusters) for name in found}
+
+
+def silent_of(model: Model) -> Callable[[Point], Point] | None:
+    """What makes ELS of a point, or what comes near it, with the same features that nothing uses; None where the family has it not."""
+    if model.family.free or not model.head.strength:
+        return lambda point: silenced(model, point)
+    return (lambda point: reading_itself(model, point)) if contains_els(model) else None
 
 
 def silenced(model: Model, point: Point) -> Point:
