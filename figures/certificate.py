@@ -62,7 +62,7 @@ def draw(numbers: Numbers) -> Figure:
         right.plot(told["ratios"], _visible(told["residual_floor"]), color=colour, linestyle=":")
     for ratio, style in zip(SHOWN, STYLES, strict=True):
         left.plot([], [], color="k", linestyle=style, label=rf"$\sigma_t/\alpha_t={ratio:.2f}$")
-    left.set(xscale="log", yscale="log", ylim=(0.02, 3), xlabel="noisy images seen at the level", ylabel="loss above the ideal score's")
+    left.set(xscale="log", yscale="log", ylim=(0.004, 3), xlabel="noisy images seen at the level", ylabel="loss above the ideal score's")
     left.legend(fontsize=6, loc="lower left", handlelength=2.6)
     if _others(families):
         middle.plot([], [], color="k", linestyle=":", label="another start")
