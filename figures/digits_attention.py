@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from figures.command import Effort, main
 from figures.numbers import Numbers
 from figures.results import Results
-from figures.style import COLOUR, GREY, MARKER, PAGE, frame, letter, picture, ratio_axis
+from figures.style import COLOUR, MARKER, PAGE, frame, letter, picture, ratio_axis
 from figures.style import TITLE as NAMES
 
 STUDY = "digits-attention"
 TITLE = "Attention on real images"
 THEORIES = ("els", "full")
+NETWORK = {"markerfacecolor": "w", "linestyle": ":", "linewidth": 1}
 GUESSES = ("els", "full", "network", "ideal")
 
 
@@ -51,20 +52,23 @@ def _losses(left, right, v: dict) -> None:
         told, style = v["theories"][name], {"color": COLOUR[name], "marker": MARKER[name]}
         left.errorbar(ratios, told["excess"], yerr=2 * np.array(told["stderr"]), label=f"theory: {NAMES[name]}", capsize=1.5, **style)
     seen = els > 0.01 * els.max()  # a share of next to nothing says nothing
-    right.plot(np.array(ratios)[seen], 100 * (1 - np.array(v["theories"]["full"]["excess"]) / els)[seen], color=COLOUR["full"], marker="p")
+    taken = lambda less, more: 100 * (1 - np.array(less) / np.array(more))[seen]  # noqa: E731
+    means = {name: np.mean(losses, 0) for name, losses in v["networks"].items()}
     for model, theory in (("local", "els"), ("attention", "full")):
-        if model not in v["networks"]:
-            continue
-        style = {"color": COLOUR[theory], "marker": MARKER[theory], "markerfacecolor": "w", "linestyle": ":", "linewidth": 1}
-        mean = np.mean(v["networks"][model], 0)
-        left.plot(ratios, mean, label="networks " + {"local": "without attention", "attention": "with attention"}[model], **style)
-        right.plot(np.array(ratios)[seen], 100 * (1 - mean / els)[seen], **style)
-    left.set(ylabel="loss above the ideal score's", ylim=(0, None))
-    right.axhline(0, color=GREY, linewidth=0.8)
-    right.set(ylabel="% of the loss of ELS", ylim=(None, 100))
-    left.legend(loc="best", fontsize=6.5)
+        if model in means:
+            label = "networks " + {"local": "without attention", "attention": "with attention"}[model]
+            left.plot(ratios, means[model], label=label, **NETWORK, color=COLOUR[theory], marker=MARKER[theory])
+    shown = np.array(ratios)[seen]
+    right.plot(shown, taken(v["theories"]["full"]["excess"], els), color=COLOUR["full"], marker=MARKER["full"], label="theory")
+    if len(means) == 2:
+        style = {"color": COLOUR["full"], "marker": MARKER["full"], **NETWORK}
+        right.plot(shown, taken(means["attention"], means["local"]), label="networks", **style)
+    left.set(ylabel="loss above the ideal score's", ylim=(0, 1.35 * max(els.max(), *(m.max() for m in means.values()))))
+    right.set(ylabel="% of the loss without attention", ylim=(0, 100))
+    left.legend(loc="upper left", fontsize=6.5, ncols=2)
+    right.legend(loc="upper left", fontsize=6.5)
     letter(left, "a", "loss of each, per image")
-    letter(right, "b", "what is taken off the loss of ELS")
+    letter(right, "b", "what attention takes off the loss")
     for axes in (left, right):
         ratio_axis(axes, ratios)
 
@@ -102,8 +106,9 @@ def caption(numbers: Numbers) -> str:
         f"{v['data']}, networks of one residual trunk that sees {v['patch']} x {v['patch']} pixels, with and without one attention layer "
         f"(dotted, mean over seeds, {v['steps']:,} steps), and their theories (solid): ELS without attention, and full attention, solved "
         f"on {v['images']:,} fresh images: an upper bound on its optimum. (a) Squared error per image above that of the ideal score. (b) "
-        f"The same as a share of the loss of ELS: theory takes most off at a noise-to-signal ratio of {v['ratios'][best]:.2f}, "
-        f"{share:.0f}% of it. (c) The image and pixel where attention improves the guess of the theory most. Weights of network and "
+        "The share of it that attention takes off, in theory (of the loss of ELS) and in networks (of that of the network without): theory "
+        f"takes most off at a noise-to-signal ratio of {v['ratios'][best]:.2f}, {share:.0f}%. (c) The image and pixel "
+        "where attention improves the guess of the theory most. Weights of network and "
         f"theory between different pixels correlate by {maps['correlation']:.2f} at that level ({maps['null']:.2f} on different images)."
     )
 

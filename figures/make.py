@@ -18,9 +18,9 @@ from theory.plain import PlainConsole
 # In the order of the story.
 FIGURES = (
     "forward", "machines", "mosaic", "locality", "toy", "attention",
-    "consistency", "samples", "agreement", "field", "loss", "training", "certificate", "equation",
+    "consistency", "samples", "agreement", "digits_attention", "field", "loss", "training", "certificate", "equation",
 )  # fmt: skip
-EXTRA = ("digits_attention",)  # by --only: of results that are not committed
+STUDIES = ("toy-grid", "digits", "digits-attention", "field/digits")  # that all of them need
 TITLE = "What a diffusion model can't see, and what it makes of it"
 
 
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = options("python -m figures.make", __doc__)
     p.add_argument(
-        "--only", nargs="+", metavar="NAME", default=list(FIGURES), help=f"some of {', '.join(FIGURES + EXTRA)}; others stay on the page"
+        "--only", nargs="+", metavar="NAME", default=list(FIGURES), help=f"some of {', '.join(FIGURES)}; others stay on the page"
     )
     return p
 
@@ -98,11 +98,10 @@ def _alone(a: argparse.Namespace) -> int:
 def _run(a: argparse.Namespace) -> int:
     console, results, done, effort = PlainConsole(), Results(a.results), [], Effort(a.scale, find_device(a.device))
     for name in a.only:
-        if name not in FIGURES + EXTRA:
-            raise InputError(f"--only {name}", choices(FIGURES + EXTRA), "choose some of these")
-    studies = [import_module(f"figures.{name}").STUDY for name in a.only if name in EXTRA]
-    results.require("toy-grid", *studies, *(["digits", "field/digits"] if set(a.only) >= set(FIGURES) else []))
-    for name in FIGURES + EXTRA:
+        if name not in FIGURES:
+            raise InputError(f"--only {name}", choices(FIGURES), "choose some of these")
+    results.require(*STUDIES[: None if set(a.only) >= set(FIGURES) else 1])
+    for name in FIGURES:
         module = import_module(f"figures.{name}")
         if name in a.only:
             start = time.perf_counter()
@@ -111,9 +110,7 @@ def _run(a: argparse.Namespace) -> int:
         elif (a.out / f"{name}.png").exists():  # made before: it stays on the page
             done.append((module, Numbers.load(a.out / "numbers" / name)))
     page = gallery.write(a.out, done, TITLE, intro(results))
-    console.print(
-        f"written to {a.out}: PNG and PDF of {', '.join(n for n in FIGURES + EXTRA if n in a.only)}; open {page}", highlight=False
-    )
+    console.print(f"written to {a.out}: PNG and PDF of {', '.join(n for n in FIGURES if n in a.only)}; open {page}", highlight=False)
     return 0
 
 
