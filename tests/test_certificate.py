@@ -19,7 +19,7 @@ from theory.stationarity.equations import Head
 from theory.stationarity.fresh import Source
 from theory.stationarity.learned import Model, Net, Point
 from theory.stationarity.level import Level
-from theory.stationarity.solver import silenced
+from theory.stationarity.members import silenced
 
 DATA = Path(__file__).parent / "data"
 SCHEDULE = CosineSchedule()

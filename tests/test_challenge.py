@@ -34,7 +34,7 @@ from theory.stationarity import FAMILIES, Options, Plan, Setting, SolvedScore
 from theory.stationarity.certificate import certify
 from theory.stationarity.learned import Model
 from theory.stationarity.level import Level
-from theory.stationarity.solver import silenced
+from theory.stationarity.members import silenced
 
 NAME = "toy:layout=strip"
 STRIP = load(NAME)

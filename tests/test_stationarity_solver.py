@@ -23,11 +23,12 @@ from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
 from theory.stationarity.galerkin import Galerkin, whitening
 from theory.stationarity.learned import Draws, Model, Point
+from theory.stationarity.members import embedded, reading_itself, silenced
 from theory.stationarity.neighbours import bridged, lent
 from theory.stationarity.options import EVERYWHERE, QUALITIES
 from theory.stationarity.parallel import StoppedError, side_by_side
 from theory.stationarity.run import one_size
-from theory.stationarity.solver import STARTS, Ended, Found, Piece, Solver, embedded, reading_itself, silenced, with_parents
+from theory.stationarity.solver import STARTS, Ended, Found, Piece, Solver, with_parents
 from theory.stationarity.watched import Watched
 
 SCHEDULE = CosineSchedule()
