@@ -64,7 +64,7 @@ def _losses(left, right, v: dict) -> None:
         style = {"color": COLOUR["full"], "marker": MARKER["full"], **NETWORK}
         right.plot(shown, taken(means["attention"], means["local"]), label="networks", **style)
     left.set(ylabel="loss above the ideal score's", ylim=(0, 1.35 * max(els.max(), *(m.max() for m in means.values()))))
-    right.set(ylabel="% of the loss without attention", ylim=(0, 100))
+    right.set(ylabel="% of the loss without attention", ylim=(min(0, right.get_ylim()[0]), 100))
     left.legend(loc="upper left", fontsize=6.5, ncols=2)
     right.legend(loc="upper left", fontsize=6.5)
     letter(left, "a", "loss of each, per image")
