@@ -279,15 +279,15 @@ def scaled(point: Point, factor: float) -> Point:
     return Point(point.net, point.coefficients * factor)
 
 
-@pytest.mark.parametrize("embedding", [32, 12])
-def test_tied_values_that_read_themselves_alone_are_els(embedding):
-    """At a noise so low that every pixel of the grid shows its colour, with room for all 20 classes and without: 1e-3 of 24 pixels."""
-    made = solver_that_ends(times=(0.0625,), data=load("toy"), patch_size=(5, 5), embedding=embedding)
+@pytest.mark.parametrize(("t", "embedding"), [(0.0625, 32), (0.0625, 12), (0.9375, 32)])
+def test_tied_values_that_read_themselves_alone_are_els(t, embedding):
+    """Where every pixel of the grid shows its colour, with room for all 20 classes and without, and where none does: classes tell."""
+    made = solver_that_ends(times=(t,), data=load("toy"), patch_size=(5, 5), embedding=embedding)
     model = made.model(FAMILIES["identity"])
     start = made.start(model, made.options, 0)
     point = reading_itself(model, start)
     draws, _ = made.watched.at(0).together()
-    assert_close(forward(model.roles(point, draws), model.head).out, draws.els, atol=1e-3)
+    assert_close(forward(model.roles(point, draws), model.head).out, draws.els, atol=1e-3 if t < 0.5 else 0.02)
     assert torch.equal(made.quiet(model, [start])[0].coefficients, point.coefficients)
 
 
