@@ -18,7 +18,7 @@ from theory.stationarity import FAMILIES, Options, Plan, gap, solve, solver
 from theory.stationarity.basis import LocalBasis, predicted, recovered
 from theory.stationarity.certificate import contains_els
 from theory.stationarity.curve import moved, units
-from theory.stationarity.descent import FLOOR, POLISHING
+from theory.stationarity.descent import FLOOR, POLISHING, Range
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
 from theory.stationarity.galerkin import Galerkin, whitening
@@ -189,6 +189,20 @@ def test_local_parts_start_from_els(name, strength):
     assert_close(roles.h, share * draws().els, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["identity_free", "full"])
+def test_free_keys_start_as_the_address_of_a_pixel(name):
+    """What a pixel holds changes its query alone, and pixels of a class are found at one address; tied keys are the query."""
+    chosen = model(name)
+    point = chosen.start(5, 40, np.random.default_rng(0), noise((1,)), 1.0)
+    here, there = (chosen.roles(point, draws(seed=i)) for i in (0, 1))
+    if name == "identity_free":
+        assert torch.equal(here.k, here.q)
+        return
+    assert torch.equal(here.k, there.k) and not torch.isclose(here.q, there.q).any()
+    for p, c in enumerate(CLASSES.tolist()):
+        assert all(torch.allclose(here.k[0, p], here.k[0, w]) == (c == d) for w, d in enumerate(CLASSES.tolist()))
+
+
 def test_a_point_is_the_same_after_saving():
     point = random_point(model("full"))
     again = Point.of(point.tensors())
@@ -308,8 +322,15 @@ def test_the_lowest_of_all_is_the_solution_and_a_loss_that_is_no_number_the_high
         assert [f.points[0].net.width for f in others] == [starts[1 - at].net.width]
 
 
+def test_it_begins_at_the_noisiest_level_where_els_loses_half_as_much_as_at_most():
+    """Of losses 1 at t = .1, 4 at .5 and 0 at .9: at least 2 from .233 to .7."""
+    watched = Watched(solver_that_ends().source, (0.2, 0.24, 0.69, 0.71, 0.8), 0)
+    vars(watched)["levels"] = Range(*(torch.tensor(x, dtype=torch.float64) for x in ([0.1, 0.5, 0.9], [1.0, 4.0, 0.0], [1.0] * 3)))
+    assert watched.first == 2
+
+
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])
-def test_it_spreads_from_where_els_loses_most(prediction):
+def test_it_spreads_from_the_level_to_begin_with(prediction):
     """There the lowest of all starts goes on; every other level begins with the functions of the one inside, in its own units."""
     begun, factors = {}, {"start-1": 1.0, "start-2": 0.5, "spread-2": 0.9, "spread-4": 4.0}
 
@@ -319,7 +340,7 @@ def test_it_spreads_from_where_els_loses_most(prediction):
 
     made = solver_that_ends(change, times=(0.15, 0.3, 0.5, 0.7), prediction=prediction)
     model, unit = made.model(FAMILIES["full"]), made.watched.units.tolist()
-    assert made.watched.peak == 2
+    assert made.watched.first == 2
     random = [made.start(model, made.options, 0, again) for again in range(STARTS)]
     starts = [moved(model, p, 1.0, unit[2]) for p in random]  # near ELS
     out = made.spread(Piece("full-1", model, (0,)), 4000, Found([random[0]] * 4), starts)
@@ -390,7 +411,7 @@ def test_unlike_functions_give_way_where_what_is_between_them_costs(monkeypatch,
 
     monkeypatch.setattr(Model, "losses", losses)
     signs = lambda points: [float(p.coefficients[0, -1, values].mean().sign()) for p in points]  # noqa: E731
-    assert made.watched.peak == 1  # the second level is where ELS loses most
+    assert made.watched.first == 1  # at the noisier level ELS loses no less than half
     for share, expected in ((0.9, [1.0, 1.0]), (1.1, [-1.0, 1.0])):
         dear = share * half / low
         assert signs(bridged(made.watched, model, [signed(-1, 0), signed(1, 1)], EVERYWHERE)) == expected

@@ -35,15 +35,15 @@ def lent(watched: Watched, model: Model, points: list[Point], counts: list[int])
 def bridged(
     watched: Watched, model: Model, points: list[Point], within: tuple[float, float], silent: Callable[[Point], Point] | None = None
 ) -> list[Point]:
-    """Outward from where ELS loses most, what loses least at a level and halfway to the one before it.
+    """Outward from the first knot (`Watched.first`), what loses least at a level and halfway to the one before it.
 
     Candidates are the functions of the level, those of the one before it, and these ``silent``, if that is given: ELS with the same
     features. Two levels may do equally well by unlike functions; what is interpolated between these does not. Between functions and
     the same ones silent the output is interpolated, where values are free, and a loss is convex in that.
     """
     s, unit, out = watched.s, watched.units, list(points)
-    counts, peak = watched.levels.weights(watched.t) / unit.square(), watched.peak
-    outward = [(i, i + 1) for i in reversed(range(peak))] + [(i, i - 1) for i in range(peak + 1, len(points))]
+    counts, first = watched.levels.weights(watched.t) / unit.square(), watched.first
+    outward = [(i, i + 1) for i in reversed(range(first))] + [(i, i - 1) for i in range(first + 1, len(points))]
     for knot, inner in ((i, j) for i, j in outward if within[0] <= float(s[i].exp()) <= within[1]):
         pair, group = [knot, inner], watched.halfway(knot, inner)
         middle = units(watched.source.basis.prediction, *watched.source.schedule(group.t))

@@ -1,7 +1,7 @@
 r"""Solving a family: descents from independent starts, and the lowest is the solution.
 
-A soft family starts from random features, a local part that alone is ELS, queries equal to keys and faint values
-(`theory.stationarity.learned`): at the level where ELS loses most, from several such points, of which the lowest goes on. From there
+A soft family starts from random features and queries, keys that are addresses, a local part that alone is ELS and faint values
+(`theory.stationarity.learned`): at the noisiest level where ELS loses much, from several such points, of which the lowest goes on. From there
 it spreads outward, each level from the functions of the one inside of it, and at last every level is polished by itself
 (`theory.stationarity.descent`). A hard family starts from the solution of its soft one, whose attention is sharpened before the
 argmax takes its place, whose derivative is then that of the softmax.
@@ -205,23 +205,23 @@ class Solver:
         return self.polished(piece, (1 - FIRST - SPREAD) * options.images, spread, POLISHING)
 
     def spread(self, piece: "Piece", images: float, start: Found, starts: list[Point]) -> Found:
-        """Outward from where ELS loses most: there the lowest of what several starts lead to, then at each level from the functions of
-        the one inside of it. The two sides go side by side.
+        """Outward from a first level (`Watched.first`): there the lowest of what several starts lead to, then at each level from the
+        functions of the one inside of it. The two sides go side by side.
         """
-        out, peak, unit = start, self.watched.peak, self.watched.units.tolist()
+        out, middle, unit = start, self.watched.first, self.watched.units.tolist()
         each = images * (FIRST if len(self.times) > 1 else FIRST + SPREAD) / len(starts)
 
-        def first(number: int, stopped: Stopped) -> Ended:
-            return self.down(piece.named(f"start-{number + 1}", 0, number), peak, each, starts[number], BEGINNING, stopped)
+        def begin(number: int, stopped: Stopped) -> Ended:
+            return self.down(piece.named(f"start-{number + 1}", 0, number), middle, each, starts[number], BEGINNING, stopped)
 
-        tried = self.together(first, range(len(starts)))
-        best = tried[lowest([self.watched.loss(piece.model, e.point, peak) for e in tried])]
+        tried = self.together(begin, range(len(starts)))
+        best = tried[lowest([self.watched.loss(piece.model, e.point, middle) for e in tried])]
         for ended in tried:
-            out = out.at(peak, ended, ended.point) if ended is best else out.counting(ended)
+            out = out.at(middle, ended, ended.point) if ended is best else out.counting(ended)
         shares = self.watched.shares(EVERYWHERE)
-        rest = max(1e-300, sum(shares) - shares[peak])
+        rest = max(1e-300, sum(shares) - shares[middle])
         for distance in range(1, len(self.times)):
-            sides = {peak + sign * distance: peak + sign * (distance - 1) for sign in (-1, 1)}
+            sides = {middle + sign * distance: middle + sign * (distance - 1) for sign in (-1, 1)}
             sides = {knot: inner for knot, inner in sides.items() if 0 <= knot < len(self.times)}
             given = {k: moved(piece.model, out.points[i], unit[i], unit[k]) for k, i in sides.items()}
 

@@ -14,6 +14,7 @@ from theory.stationarity.learned import Draws, Model, Point
 from theory.types import Float
 
 COUNT = 1000  # images of each knot
+SOFT = 0.5  # share of the largest loss of ELS that it has at the level to begin with
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,13 @@ class Watched:
         return Range.of(self.source, self.times[0], self.times[-1], (self.seed, 1))
 
     @cached_property
-    def peak(self) -> int:
-        """The knot where ELS loses most."""
-        return int(self.levels.els_at(self.t).argmax())
+    def first(self) -> int:
+        """The knot to begin with: the noisiest at which ELS loses half as much as it does at most.
+
+        At low noise attention is sharp and hard to find; what is found where it is soft carries over.
+        """
+        els = self.levels.els_at(self.t)
+        return int((els >= SOFT * els.max()).nonzero()[-1])
 
     @cached_property
     def groups(self) -> Groups:
