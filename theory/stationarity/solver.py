@@ -1,8 +1,8 @@
 r"""Solving a family: descents from independent starts, and the lowest is the solution.
 
 A soft family starts from random features and queries, keys that are addresses, a local part that alone is ELS and faint values
-(`theory.stationarity.learned`): at the noisiest level where ELS loses much, from several such points, of which the lowest goes on. From there
-it spreads outward, each level from the functions of the one inside of it, and at last every level is polished by itself
+(`theory.stationarity.learned`): at the noisiest level where ELS loses much, from several such points, of which the lowest goes on.
+From there it spreads outward, each level from the functions of the one inside of it, and at last every level is polished by itself
 (`theory.stationarity.descent`). A hard family starts from the solution of its soft one, whose attention is sharpened before the
 argmax takes its place, whose derivative is then that of the softmax.
 """
