@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from theory.data import SOURCES, ImageSet, load
+from theory.errors import InputError
 
 PALETTE = [(255, 0, 0), (0, 128, 255), (17, 34, 51), (0, 0, 0), (255, 255, 255), (1, 2, 3)]
 
@@ -50,6 +51,17 @@ def test_mnist5k_is_mlxtends_500_of_each_digit(monkeypatch):
     assert data.labels.tolist() == labels.tolist()
     assert data.labels.bincount().tolist() == [500] * 10
     assert (data.images.min(), data.images.max()) == (-1, 1)
+
+    some = load("mnist5k:classes=5+3,count=5")  # the first 3, the first 5, the second 3, ...
+    expected = [labels.tolist().index(label) + place for place in range(3) for label in (3, 5)][:5]
+    assert torch.equal(some.images, data.images[expected]) and some.labels.tolist() == [3, 5, 3, 5, 3]
+    assert load(some.name).fingerprint == some.fingerprint
+    small = load("mnist5k:count=10,size=14")
+    assert small.labels.tolist() == list(range(10))
+    one = Image.fromarray(pixels[500].reshape(28, 28).astype(np.uint8)).resize((14, 14), Image.Resampling.LANCZOS)
+    assert_pixels(small.images[1, 0], scaled(np.asarray(one)))
+    with pytest.raises(InputError, match="count=1001 of mnist5k.*1 to 1000"):
+        load("mnist5k:classes=3+5,count=1001")
 
 
 # ------------------------------------------------------------------------------------------------- photos
