@@ -60,7 +60,7 @@ def test_mnist5k_is_mlxtends_500_of_each_digit(monkeypatch):
     assert small.labels.tolist() == list(range(10))
     one = Image.fromarray(pixels[500].reshape(28, 28).astype(np.uint8)).resize((14, 14), Image.Resampling.LANCZOS)
     assert_pixels(small.images[1, 0], scaled(np.asarray(one)))
-    with pytest.raises(InputError, match="count=1001 of mnist5k.*1 to 1000"):
+    with pytest.raises(InputError, match=r"count=1001 of mnist5k.*1 to 1000"):
         load("mnist5k:classes=3+5,count=1001")
 
 
