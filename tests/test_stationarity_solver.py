@@ -28,7 +28,7 @@ from theory.stationarity.neighbours import bridged, lent
 from theory.stationarity.options import EVERYWHERE, QUALITIES
 from theory.stationarity.parallel import StoppedError, side_by_side
 from theory.stationarity.run import one_size
-from theory.stationarity.solver import STARTS, Ended, Found, Piece, Solver, with_parents
+from theory.stationarity.solver import GOING_ON, MANY, STARTS, Ended, Found, Piece, Solver, with_parents
 from theory.stationarity.watched import Watched
 
 SCHEDULE = CosineSchedule()
@@ -364,6 +364,18 @@ def test_a_level_by_itself_is_kept_only_where_it_ends_lower():
     totals = [[made.watched.loss(model, p, i) for i, p in enumerate(ps)] for ps in (start, out.points)]
     ended = [made.watched.loss(model, scaled(p, f), i) for i, (p, f) in enumerate(zip(start, factors.values(), strict=True))]
     assert totals[1] == [min(pair) for pair in zip(totals[0], ended, strict=True)] and out.images == 2000
+
+
+def test_where_a_solution_goes_on_levels_with_few_images_take_smaller_steps():
+    made, rates = solver_that_ends(), {}
+    made.run = lambda name, descent, stopped: rates.update({name: descent.task.pace}) or Ended(descent.point(), [], 0, 0, 0.0)
+    model, shares = made.model(FAMILIES["full"]), made.watched.shares(EVERYWHERE)
+    few = int(shares[1] < shares[0])
+    piece, start = Piece("full-1", model, (0, 0)), Found([made.start(model, made.options, 0)] * 2)
+    made.polished(piece, MANY / shares[1 - few] + 1, start, GOING_ON)  # as many as it takes at one level, fewer at the other
+    assert rates == {f"full-1-level-{few + 1}": GOING_ON, f"full-1-level-{2 - few}": POLISHING}
+    made.polished(piece, 2 * MANY, start, POLISHING)
+    assert set(rates.values()) == {POLISHING}
 
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])

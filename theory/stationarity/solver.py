@@ -34,7 +34,8 @@ SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
 STARTS = 2  # random points to begin with
 FIRST, SPREAD = 0.3, 0.4  # shares of the images: of the first level from all its starts, and of the others on the way outward
-GOING_ON = Pace(POLISHING.batch, POLISHING.passes, 3e-4)  # where a solution goes on
+GOING_ON = Pace(POLISHING.batch, POLISHING.passes, 3e-4)  # where a solution goes on, with few images
+MANY = 100_000  # images of a level with which it can afford the rate of polishing
 
 
 class Ended(NamedTuple):
@@ -243,7 +244,8 @@ class Solver:
         knots = [knot for knot, count in enumerate(counts) if count >= IMAGES]  # enough for a step
 
         def descend(knot: int, stopped: Stopped) -> Ended:
-            return self.down(piece.named(f"level-{knot + 1}", 2, knot), knot, counts[knot], start.points[knot], pace, stopped)
+            own = POLISHING if pace == GOING_ON and counts[knot] >= MANY else pace
+            return self.down(piece.named(f"level-{knot + 1}", 2, knot), knot, counts[knot], start.points[knot], own, stopped)
 
         for knot, ended in zip(knots, self.together(descend, knots), strict=True):
             out = self.kept(piece.model, out, knot, start.points[knot], ended)
