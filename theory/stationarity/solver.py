@@ -30,8 +30,8 @@ from theory.stationarity.options import EVERYWHERE, Options
 from theory.stationarity.parallel import Stopped, side_by_side
 from theory.stationarity.watched import COUNT, Watched
 
-SHARPER = 4.0  # by how much attention is sharpened on the way to the argmax
-SOFTENED = 0.25  # share of the steps of a hard family that take the softmax
+SHARPER = 30.0  # by how much attention is sharpened on the way to the argmax
+SOFTENED = 0.95  # share of the steps of a hard family that take the softmax
 STARTS = 2  # random points to begin with
 FIRST, SPREAD = 0.3, 0.4  # shares of the images: of the first level from all its starts, and of the others on the way outward
 GOING_ON = Pace(POLISHING.batch, POLISHING.passes, 3e-4)  # where a solution goes on, with few images
