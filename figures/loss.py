@@ -50,7 +50,7 @@ def draw(numbers: Numbers) -> Figure:
         for ratio, value, below in zip(v["ratios"], np.mean(gap["value"], 0), gap["below"], strict=True):
             if below:
                 bottom.annotate(
-                    "below", (ratio, value), (6, -3), textcoords="offset points", ha="left", va="top", fontsize=6.5, color=COLOUR[theory]
+                    "below", (ratio, value), (7, 0), textcoords="offset points", ha="left", va="center", fontsize=6.5, color=COLOUR[theory]
                 )
     top.plot([], [], color="k", label="solid: theory")
     top.plot([], [], color="k", linestyle=":", marker="o", markerfacecolor="w", label="dotted: networks, mean")

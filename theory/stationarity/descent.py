@@ -6,8 +6,9 @@ A step takes a batch of noisy images and goes down the mean of
 
 (losses of posterior means). ``T`` is the exact posterior mean, so that the loss has no noise but that of the images.
 
-From nothing, *steps* are what counts: on the toy's grid at sigma/alpha 1.2, 100,000 images end ``full`` at .274 when each is used twice
-and at .22 to .24 when four times, 200,000 used twice at .220; in steps of 64 images at .220, of 256 at .244.
+From nothing, *steps* are what counts: on the toy's grid at sigma/alpha 1.2, with keys that began as queries, 100,000 images end
+``full`` at .274 when each is used twice and at .22 to .24 when four times, 200,000 used twice at .220; in steps of 64 images at
+.220, of 256 at .244.
 Late, new images count alone.
 """
 
