@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.networks import NETWORKS
 from empirical.networks.cnn import TRUNKS
-from empirical.training.config import DECAYS, PRECISIONS, TARGETS, Config
+from empirical.training.config import DECAYS, OPTIMISERS, PRECISIONS, TARGETS, Config
 from empirical.training.loop import stop_signal, train
 from empirical.training.memory import keep_freed_memory
 from empirical.training.trainer import DivergedError, Trainer
@@ -66,6 +66,7 @@ def _add_learning(p: Parser, d: Config) -> None:
     p.add_argument("--schedule", default=d.schedule, help=f"noise schedule: {', '.join(SCHEDULES)}")
     p.add_argument("--steps", type=int, default=d.steps, help="training steps")
     p.add_argument("--batch", type=int, default=d.batch, help="images in a step")
+    p.add_argument("--optimiser", default=d.optimiser, help=f"how weights move: {', '.join(OPTIMISERS)}")
     p.add_argument("--rate", type=float, default=d.rate, help="learning rate")
     p.add_argument("--decay", default=d.decay, help=f"learning rate over the steps: {', '.join(DECAYS)} (constant, then linear to 0)")
     p.add_argument("--focus", type=float, default=d.focus, help="share of the times drawn from the middle, where context says most")

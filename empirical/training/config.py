@@ -8,6 +8,7 @@ from theory.stationarity.basis import check_prediction
 
 PRECISIONS = ("float32", "tf32", "bf16")
 DECAYS = ("cosine", "tail", "constant")
+OPTIMISERS = ("soap", "adam")
 TARGETS = ("clean", "posterior")
 MOST, WIDEST = 10**9, 10**5  # steps, images or samples; channels or layers
 
@@ -34,6 +35,7 @@ class Config:
     schedule: str = "cosine"
     steps: int = 30_000
     batch: int = 128
+    optimiser: str = "soap"
     rate: float = 1e-3
     decay: str = "cosine"
     focus: float = 0.0
@@ -49,6 +51,7 @@ class Config:
             ("steps", 1 <= self.steps <= MOST, f"1 to {MOST}"),
             ("batch", 1 <= self.batch <= MOST, f"1 to {MOST}"),
             ("rate", 0 < self.rate <= 1e30, "a positive number up to 1e30"),
+            ("optimiser", self.optimiser in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}"),
             ("decay", self.decay in DECAYS, f"one of {', '.join(DECAYS)}"),
             ("focus", 0 <= self.focus <= 1, "a share, 0 to 1"),
             ("average", 0 <= self.average < 1, "0 <= average < 1"),
@@ -77,8 +80,8 @@ class Config:
 
 
 def given(config: dict) -> dict:
-    """What a configuration gives: an option that is None is as good as missing, as in checkpoints from before it existed."""
-    return {name: value for name, value in config.items() if value is not None}
+    """What a configuration gives: an option that is None is as good as missing, as in checkpoints from before it existed; then all was Adam."""
+    return {"optimiser": "adam", **{name: value for name, value in config.items() if value is not None}}
 
 
 def _classes(data: ImageSet) -> int:

@@ -1,7 +1,7 @@
 r"""One update of the weights, all of it on the device.
 
-The gradient ``g`` of the loss is cut to the norm ``clip``; Adam (arXiv 1412.6980) moves the weights ``w`` at the rate of the step,
-queries and keys `QUICK` times as fast; and the averaged weights follow,
+The gradient ``g`` of the loss is cut to the norm ``clip``; SOAP (`empirical.training.soap`) moves the weights ``w`` at the rate of the step,
+or Adam (arXiv 1412.6980), queries and keys `QUICK` times as fast; and the averaged weights follow,
 
 .. math:: g \leftarrow g \min(1, \mathrm{clip} / \|g\|), \qquad
           \bar w \leftarrow \bar w + (1 - k) (w - \bar w), \quad k = \min\big(\mathrm{average}, \tfrac{1 + n}{10 + n}\big),
@@ -21,12 +21,13 @@ from empirical.networks.blocks import Network
 from empirical.precision import arithmetic
 from empirical.training.batches import Batch
 from empirical.training.config import Config
+from empirical.training.soap import Soap
 from theory.errors import InputError
 
 RISE = 500  # steps in which the learning rate rises
-QUICK = 5.0  # learning rate of queries and keys relative to the rest
+QUICK = 5.0  # learning rate of queries and keys relative to the rest, under Adam
 TAIL = 0.25  # share of the steps in which the rate falls to 0 under "tail"
-BETAS = (0.9, 0.99)
+BETAS = (0.9, 0.99)  # of Adam
 
 
 class Learner:
@@ -49,12 +50,7 @@ class Learner:
         self.parameters = list(model.parameters())
         self.weights = {name: x.detach() for name, x in model.state_dict().items()}
         self.average = {name: x.clone() for name, x in self.weights.items()}
-        self.optimiser = torch.optim.Adam(
-            [{**group, "lr": torch.zeros((), device=device)} for group in _groups(model)],
-            betas=BETAS,
-            fused=True,  # one pass over all weights on the CPU, one kernel on CUDA
-            capturable=device.type == "cuda",
-        )
+        self.optimiser = OPTIMISERS[config.optimiser](model, device)
         self.fresh = torch.ones((), device=device)  # 1 - k
         self.total = torch.zeros((), dtype=torch.float64, device=device)
 
@@ -63,6 +59,8 @@ class Learner:
         rate = _rate(self.config, step)
         for group in self.optimiser.param_groups:
             group["lr"].fill_(rate * group["factor"])
+        if isinstance(self.optimiser, Soap):
+            self.optimiser.prepare(step)
         self.fresh.fill_(1 - min(self.config.average, (2 + step) / (11 + step)))
 
     def __call__(self, batch: Batch) -> None:
@@ -120,14 +118,31 @@ class Learner:
         return [p for group in self.optimiser.param_groups for p in group["params"]]
 
     def _moments(self, saved: Checkpoint) -> list[dict[str, Tensor]]:
-        """The state of Adam for each weight: of all of them, or of none before the first step."""
+        """The optimiser's state for each weight: of all of them, or of none before the first step."""
         found = saved.weights("optimiser")
-        shapes = [tuple(p.shape) for p in self._ordered()] if saved.step or found else []
-        kinds = [{"exp_avg": shape, "exp_avg_sq": shape, "step": ()} for shape in shapes]
+        shapes = self.optimiser.shapes if isinstance(self.optimiser, Soap) else _moments_of_adam
+        kinds = [shapes(p) for p in self._ordered()] if saved.step or found else []
         expected = {f"{i}.{key}": shape for i, kind in enumerate(kinds) for key, shape in kind.items()}
         if {name: tuple(x.shape) for name, x in found.items()} != expected:
             raise InputError("a checkpoint without the whole state of its optimiser", "one that empirical.train wrote", "train again")
         return [{key: found[f"{i}.{key}"] for key in kind} for i, kind in enumerate(kinds)]
+
+
+def _adam(model: nn.Module, device: torch.device) -> torch.optim.Adam:
+    groups = [{**group, "lr": torch.zeros((), device=device)} for group in _groups(model)]
+    fused = {"fused": True, "capturable": device.type == "cuda"}  # one pass over all weights on the CPU, one kernel on CUDA
+    return torch.optim.Adam(groups, betas=BETAS, **fused)
+
+
+def _moments_of_adam(parameter: Tensor) -> dict[str, tuple[int, ...]]:
+    return {"exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape), "step": ()}
+
+
+def _soap(model: nn.Module, device: torch.device) -> Soap:
+    return Soap([{"params": list(model.parameters()), "factor": 1.0, "lr": torch.zeros((), device=device)}], device)
+
+
+OPTIMISERS = {"soap": _soap, "adam": _adam}
 
 
 def _groups(model: nn.Module) -> list[dict]:
