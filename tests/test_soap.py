@@ -42,17 +42,18 @@ def by_formula(weight: np.ndarray, gradients: dict[int, np.ndarray], rate: float
     return w
 
 
-@pytest.mark.parametrize(("shape", "skipped"), [((4, 4), None), ((4, 1, 2, 2), None), ((3, 4), 1), ((5, 2, 3, 1), 1), ((6,), 1), ((1, 7), 1), ((4, 1), 1)])
+@pytest.mark.parametrize(
+    ("shape", "skipped"), [((4, 4), None), ((4, 1, 2, 2), None), ((3, 4), 1), ((5, 2, 3, 1), 1), ((6,), 1), ((1, 7), 1), ((4, 1), 1)]
+)
 def test_steps_are_the_formulas(shape, skipped):
-    """To rounding. The Gram matrix of a single gradient leaves directions open where it is not square: there step 1 is left out, and the first
-    turn comes after enough of them."""
+    """To rounding. The Gram matrix of a single gradient leaves directions open where that is not square: there step 1 is left out, and the
+    first turn comes after enough of them."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator, dtype=torch.float64)
     numbers = [n for n in range(45) if n != skipped]
     gradients = {n: torch.randn(shape, generator=generator, dtype=torch.float64) for n in numbers}
     method, (p,) = optimiser(weight)
-    for state in (method.state[p],):
-        state.update({name: x.double() for name, x in state.items()})
+    method.state[p] = {name: x.double() for name, x in method.state[p].items()}
     for n, g in gradients.items():
         p.grad = g.clone()
         stepped(method, n)
@@ -88,7 +89,7 @@ def test_coordinates_become_eigenvectors_of_the_gram_matrices():
 
 
 def regression(method: str, turned: bool) -> float:
-    """Excess ``E |W x - W^* x|^2`` after 400 steps on batches of 8, for ``x`` whose 24 components, turned or not, have sizes from 1 to .01."""
+    """Excess ``E |W x - W^* x|^2`` after 400 steps on batches of 8; the 24 components of ``x``, turned or not, have sizes from 1 to .01."""
     generator = torch.Generator().manual_seed(3)
     axes = torch.linalg.qr(torch.randn(24, 24, generator=generator))[0] if turned else torch.eye(24)
     sizes = torch.logspace(0, -2, 24)

@@ -80,7 +80,10 @@ class Config:
 
 
 def given(config: dict) -> dict:
-    """What a configuration gives: an option that is None is as good as missing, as in checkpoints from before it existed; then all was Adam."""
+    """What a configuration gives: an option that is None is as good as missing, as in checkpoints from before it existed.
+
+    Before there was a choice, all optimisers were Adam.
+    """
     return {"optimiser": "adam", **{name: value for name, value in config.items() if value is not None}}
 
 

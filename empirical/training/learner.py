@@ -1,7 +1,7 @@
 r"""One update of the weights, all of it on the device.
 
-The gradient ``g`` of the loss is cut to the norm ``clip``; SOAP (`empirical.training.soap`) moves the weights ``w`` at the rate of the step,
-or Adam (arXiv 1412.6980), queries and keys `QUICK` times as fast; and the averaged weights follow,
+The gradient ``g`` of the loss is cut to the norm ``clip``; SOAP (`empirical.training.soap`) moves the weights ``w`` at the rate of the
+step, or Adam (arXiv 1412.6980), queries and keys `QUICK` times as fast; and the averaged weights follow,
 
 .. math:: g \leftarrow g \min(1, \mathrm{clip} / \|g\|), \qquad
           \bar w \leftarrow \bar w + (1 - k) (w - \bar w), \quad k = \min\big(\mathrm{average}, \tfrac{1 + n}{10 + n}\big),
