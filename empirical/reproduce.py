@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", help="another data set of the same kind, such as toy:layout=strip or mnist5k")
     p.add_argument("--solved", type=Path, metavar="DIR", help="take the theories of attention from solutions saved in a directory (same)")
     p.add_argument("--target", default="posterior", help="trained towards: clean, or posterior (the mean of x_0 given x_t)")
-    p.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    p.add_argument("--rate", type=float, default=4e-3, help="learning rate")
     p.add_argument("--batch", type=int, default=128, help="images in a training step; most networks of the toy take half")
     p.add_device()
     p.add_argument("--out", type=Path, help="output directory; runs/reproduce-STUDY if not given")

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from empirical.training import soap
-from empirical.training.soap import Soap
 from tests.helpers import assert_close
+from theory import soap
+from theory.soap import Soap
 
 BETAS, GRAM, EVERY = (0.95, 0.99), 0.95, 10
 
 
 def optimiser(*weights: torch.Tensor, rate: float = 0.01) -> tuple[Soap, list[torch.nn.Parameter]]:
     parameters = [torch.nn.Parameter(w.clone()) for w in weights]
-    return Soap([{"params": parameters, "lr": torch.tensor(rate)}], torch.device("cpu")), parameters
+    return Soap([{"params": parameters, "lr": torch.tensor(rate)}]), parameters
 
 
 def stepped(method: Soap, number: int) -> None:
@@ -96,7 +96,7 @@ def regression(method: str, turned: bool) -> float:
     goal = torch.randn(24, 24, generator=generator) @ axes.T
     parameter = torch.nn.Parameter(torch.zeros(24, 24))
     groups = [{"params": [parameter], "lr": torch.tensor(0.05)}]
-    adam, turning = torch.optim.Adam([parameter], lr=0.05, betas=BETAS), Soap(groups, torch.device("cpu"))
+    adam, turning = torch.optim.Adam([parameter], lr=0.05, betas=BETAS), Soap(groups)
     for number in range(400):
         x = torch.randn(8, 24, generator=generator) * sizes @ axes.T
         parameter.grad = 2 * ((parameter.detach() - goal) @ x.T @ x) / 8
@@ -116,6 +116,19 @@ def test_a_valley_across_the_axes_is_gone_down_like_one_along_them():
     assert adam[1] > 20 * adam[0]
     assert turning[1] < 2 * turning[0]
     assert turning[1] < adam[1]
+
+
+def test_a_stack_of_matrices_is_so_many_matrices():
+    weights = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(4))
+    (together, (stack,)), alone = optimiser(weights), [optimiser(w) for w in weights]
+    for number in range(25):
+        g = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(number))
+        stack.grad = g.clone()
+        stepped(together, number)
+        for (method, (p,)), part in zip(alone, g, strict=True):
+            p.grad = part.clone()
+            stepped(method, number)
+    assert_close(stack.detach(), torch.stack([p.detach() for _, (p,) in alone]), atol=1e-5)
 
 
 def test_state_has_the_shapes_that_are_told_and_long_sides_none():

@@ -247,7 +247,7 @@ def test_straight_through_changes_no_value_and_descends_as_the_softmax():
 
 
 def test_a_hard_head_is_softened_first_and_judged_hard():
-    down = descent("top1_full", sharper=4.0, softened=0.25)
+    down = descent("top1_full", sharper=4.0, rising=0.25, softened=0.25)
     soft, sharp, hard = (down.task.head(x) for x in (0.0, 0.2, 0.25))
     assert (soft.hard, soft.beta) == (False, 1.2) and not sharp.hard and 1.2 < sharp.beta < 4.8
     assert hard.hard and hard.through and hard.beta == pytest.approx(4.8)
@@ -255,3 +255,15 @@ def test_a_hard_head_is_softened_first_and_judged_hard():
     draws, counts = down.watched
     judged = (down.task.model.losses(down.point(), draws) * counts).mean()
     assert down.history[-1]["loss"] == pytest.approx(float(judged), rel=1e-9)
+
+
+def test_what_was_found_sharp_goes_on_sharp_in_units_that_fit():
+    """Logits change as much at a step however sharp they are: queries and keys of ``sqrt(4)`` times less are as long."""
+    risen, sharp = (descent("top1_full", sharper=4.0, rising=rising, softened=0.9) for rising in (0.9, 0.0))
+    assert [risen.task.head(x).beta for x in (0.0, 0.95)] == pytest.approx([1.2, 4.8])
+    assert [sharp.task.head(x).beta for x in (0.0, 0.5, 0.95)] == pytest.approx([4.8] * 3)
+    assert not sharp.task.head(0.5).hard and sharp.task.head(0.95).hard
+    places = sharp.task.model.columns()
+    scale = {f: [d.layout.point(d._scale).coefficients[..., places[f]] for d in (risen, sharp)] for f in places}
+    for f, (mine, theirs) in scale.items():
+        assert_close(mine / theirs, torch.full_like(mine, 2.0 if f in "qk" else 1.0), rtol=1e-6)

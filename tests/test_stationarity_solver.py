@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from theory.stationarity import FAMILIES, Options, Plan, gap, solve, solver
 from theory.stationarity.basis import LocalBasis, predicted, recovered
 from theory.stationarity.certificate import contains_els
 from theory.stationarity.curve import moved, units
-from theory.stationarity.descent import FLOOR, POLISHING, Range
+from theory.stationarity.descent import BEGINNING, FLOOR, POLISHING, Range
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
 from theory.stationarity.galerkin import Galerkin, whitening
@@ -28,7 +29,7 @@ from theory.stationarity.neighbours import bridged, lent
 from theory.stationarity.options import EVERYWHERE, QUALITIES
 from theory.stationarity.parallel import StoppedError, side_by_side
 from theory.stationarity.run import one_size
-from theory.stationarity.solver import GOING_ON, MANY, STARTS, Ended, Found, Piece, Solver, with_parents
+from theory.stationarity.solver import AGAIN, GOING_ON, MANY, SHARPER, SOFTENED, STARTS, Ended, Found, Piece, Solver, with_parents
 from theory.stationarity.watched import Watched
 
 SCHEDULE = CosineSchedule()
@@ -376,6 +377,25 @@ def test_where_a_solution_goes_on_levels_with_few_images_take_smaller_steps():
     assert rates == {f"full-1-level-{few + 1}": GOING_ON, f"full-1-level-{2 - few}": POLISHING}
     made.polished(piece, 2 * MANY, start, POLISHING)
     assert set(rates.values()) == {POLISHING}
+
+
+def test_a_hard_family_is_sharpened_at_each_level_and_goes_on_sharp():
+    """From what is given it goes on sharp at once."""
+    made, tasks = solver_that_ends(), {}
+    made.run = lambda name, descent, stopped: tasks.update({name: descent.task}) or Ended(descent.point(), [], 0, 0, 0.0)
+    hard, options = FAMILIES["top1_identity"], replace(made.options, images=400_000)
+    start = Found([made.start(made.model(hard), options, 0)] * 2)
+    made.descended(hard, 1, options, start)
+    paces = {name: (t.pace, t.rising, t.softened, t.sharper, t.pools.images) for name, t in tasks.items()}
+    first, second = ([p for name, p in paces.items() if ("sharp" in name) == sharp] for sharp in (False, True))
+    assert {p[:4] for p in first} == {(BEGINNING, SOFTENED, SOFTENED, SHARPER)} and len(first) == 2
+    assert {p[:4] for p in second} == {(POLISHING, 0.0, SOFTENED, SHARPER)} and len(second) == 2
+    assert sum(p[4] for p in second) == pytest.approx(AGAIN * 200_000, rel=0.1)  # half of what a soft family gets
+    assert sum(p[4] for p in first) == pytest.approx((1 - AGAIN) * 200_000, rel=0.1)
+    tasks.clear()
+    made.starts = {hard.name: start}
+    made.descended(hard, 0, options, start)
+    assert {(t.rising, t.softened, t.sharper) for t in tasks.values()} == {(0.0, SOFTENED, SHARPER)} and len(tasks) == 2
 
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.optimize import brentq
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from empirical.checkpoint import NAME, Checkpoint
@@ -170,6 +171,40 @@ def test_no_tensor_of_a_step_comes_from_the_host(model, dataset, options):
     assert {x.device.type for x in (*batch, loss, *(p.grad for p in model.parameters())) if x is not None} == {"meta"}
 
 
+def test_times_open_from_one_level_to_all():
+    """``w t + (1 - w) t_0``, within .03 of ``t_0`` to the side that the same number takes ``t`` to; from a quarter on as without."""
+    config = replace(BASE, steps=1000, batch=4000, begin=1.2)
+    data, noise = load(STRIP), schedule("cosine")
+    opening, free = (
+        Batches(config, data, noise, torch.device("cpu")),
+        Batches(replace(config, begin=None), data, noise, torch.device("cpu")),
+    )
+    first = brentq(lambda t: float(noise(t)[1] / noise(t)[0]) - 1.2, 0.1, 0.9)
+    for step, width in ((0, 0.0), (100, 0.0), (160, 0.4), (250, 1.0), (999, 1.0)):
+        drawn = []
+        for batches in (opening, free):
+            torch.manual_seed(0)
+            batches.prepare(step)
+            drawn.append(batches())
+        torch.manual_seed(0)
+        place = torch.rand(3, 4000, dtype=torch.float64)[1]
+        expected = width * drawn[1].times.double() + (1 - width) * (first + 0.06 * (place - 0.5))
+        assert_close(drawn[0].times, expected.float(), atol=1e-6)
+    assert_close(drawn[0].x_t, drawn[1].x_t, atol=1e-6)
+
+
+def test_times_near_a_level_of_hardly_any_noise_are_times_too():
+    low = Batches(replace(BASE, begin=1e-4), load(STRIP), schedule("cosine"), torch.device("cpu"))
+    low.prepare(0)
+    assert float(low().times.min()) >= 1e-3 * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, math.nan, math.inf])
+def test_a_level_to_begin_with_is_a_positive_number(ratio):
+    with pytest.raises(InputError, match="--begin"):
+        replace(BASE, begin=ratio)
+
+
 def test_rates_rise_and_fall_as_the_decay_says():
     """Over all steps, from the rates the optimiser is given."""
     config = replace(BASE, model="attention", steps=1000, rate=2.0)
@@ -187,7 +222,7 @@ def test_rates_rise_and_fall_as_the_decay_says():
 
 @pytest.mark.parametrize(
     ("model", "options"),
-    [("top1", {"target": "posterior"}), ("attention", {"prediction": "score"}), ("attention", {"optimiser": "soap"})],
+    [("top1", {"target": "posterior"}), ("attention", {"prediction": "score"}), ("attention", {"optimiser": "soap", "begin": 1.2})],
 )
 def test_resumed_at_every_step_ends_with_the_same_bytes(tmp_path, model, options):
     config, data = replace(BASE, model=model, steps=5, every=3, **options), load(STRIP)

@@ -32,8 +32,9 @@ class Model:
         share: Share of the steps; networks whose optimum is easily found need fewer.
         batch: Share of the images in a step.
         decay: Learning rate over the steps.
-        start: The network whose weights it begins with. Alone, networks with attention stay where the CNN ends for many
-            thousands of steps; with a trunk that knows its patch (`TRUNK`) they leave that plateau much sooner.
+        start: The network whose weights it begins with. Alone and at all noise levels, networks with attention stay where the CNN ends for
+            many thousands of steps; with a trunk that knows its patch (`TRUNK`) they leave that plateau much sooner.
+        begin: The noise level, as sigma/alpha, that training begins at: the other way to leave it.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Model:
     batch: float = 0.5
     decay: str = "tail"
     start: str | None = None
+    begin: float | None = None
 
 
 FIRST = Model("patch", "", None, share=0.08)  # trained before all others
@@ -51,7 +53,7 @@ TOY = {
     "literal": Model("literal", "literal", None, share=0.24),
     "identity": Model("identity", "identity", 25.44, share=0.4, start=TRUNK),
     "top1": Model("top-1", "top1_identity", 21.64, share=0.24, start="identity"),
-    "attention": Model("attention", "full", 64.03, batch=1, decay="cosine", start=TRUNK),
+    "attention": Model("attention", "full", 64.03, share=0.75, begin=1.2),
 }
 
 
@@ -126,7 +128,7 @@ def _networks(job: Job, data: ImageSet, config: dict, models: list[str]) -> dict
     def trained(name: str, seed: int, start: Checkpoint | None = None) -> Checkpoint:
         model = FIRST if name == TRUNK else TOY[name]
         steps, batch = max(1, round(job.scale.steps * model.share)), max(1, round(job.batch * model.batch))
-        options = config | {"steps": steps, "batch": batch, "decay": model.decay}
+        options = config | {"steps": steps, "batch": batch, "decay": model.decay, "begin": model.begin}
         return job.trained(Config(model=name, seed=seed, **options), data, f"{name}-{seed}", start)
 
     for seed in range(job.scale.seeds):

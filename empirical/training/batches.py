@@ -10,6 +10,11 @@ for the prediction types ``sample``, ``epsilon`` and ``score``, with ``m`` the c
 the exact posterior mean ``E[x_0 | x_t]`` of the training set (of the class, where the network is told one). This changes the
 loss by a constant, and so neither its gradient's mean nor any optimum; what the clean image adds to the gradient's noise is gone.
 
+Where training begins at one noise level (``begin``), times are drawn near that one for a tenth of the steps (`ALONE`), and from a range that
+opens linearly to all of them until a quarter is done (`OPEN`): with ``w`` in [0, 1] how far, a time ``t`` becomes ``w t + (1 - w) t_0`` and up to
+`NEAR` to either side. Attention is soft and soon found where noise is high, and what is found there carries over; over all levels at once
+networks with attention stay for many thousands of steps where the CNN ends.
+
 All numbers come from the default generator of the device, which the trainer seeds by seed and step: what networks draw
 themselves goes on where this ends, and a captured graph replays both from that seed.
 """
@@ -28,6 +33,8 @@ from theory.noise import Schedule
 from theory.stationarity.basis import predicted
 
 EARLIEST = 1e-3  # times are drawn from here to 1: at t = 0 there is nothing to denoise
+ALONE, OPEN = 0.1, 0.25  # shares of the steps until which there is one noise level, and from which there are all
+NEAR = 0.03  # how far in time a level reaches to either side while it is alone
 MIDDLE = (0.25, 0.75)  # times at which context has most to say: sigma/alpha .41 to 2.4 on the cosine schedule
 
 
@@ -68,7 +75,14 @@ class Batches:
         self.images, self.cumulated = data.images.to(device), data.weights.cumsum(0).to(device)
         self.labels = data.labels.to(device) if config.conditional else None
         self.posterior = _posterior(data, noise) if config.target == "posterior" else None
+        self.first = None if config.begin is None else float(noise.time(torch.tensor([config.begin], dtype=torch.float64)))
+        self.width = torch.ones((), dtype=torch.float64, device=device)  # w
         self.capturable = self.posterior is None or isinstance(data.rule, Toy)
+
+    def prepare(self, step: int) -> None:
+        """Set how far the range of times has opened at a step, counted from 0."""
+        if self.first is not None:
+            self.width.fill_(min(1.0, max(0.0, (step / self.config.steps - ALONE) / (OPEN - ALONE))))
 
     def __call__(self) -> Batch:
         """The next batch from the default generator."""
@@ -84,7 +98,11 @@ class Batches:
 
     def _times(self, place: Tensor, which: Tensor) -> Tensor:
         low, high = MIDDLE
-        return torch.where(which < self.config.focus, low + (high - low) * place, EARLIEST + (1 - EARLIEST) * place)
+        t = torch.where(which < self.config.focus, low + (high - low) * place, EARLIEST + (1 - EARLIEST) * place)
+        if self.first is None:
+            return t
+        near = (self.first + NEAR * (2 * place - 1)).clamp(EARLIEST, 1)
+        return near + self.width * (t - near)
 
 
 def _posterior(data: ImageSet, noise: Schedule) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

@@ -39,6 +39,7 @@ class Config:
     rate: float = 1e-3
     decay: str = "cosine"
     focus: float = 0.0
+    begin: float | None = None
     average: float = 0.999
     clip: float = 1.0
     precision: str = "float32"
@@ -54,6 +55,7 @@ class Config:
             ("optimiser", self.optimiser in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}"),
             ("decay", self.decay in DECAYS, f"one of {', '.join(DECAYS)}"),
             ("focus", 0 <= self.focus <= 1, "a share, 0 to 1"),
+            ("begin", self.begin is None or 0 < self.begin <= 1e6, "a positive number up to 1e6"),
             ("average", 0 <= self.average < 1, "0 <= average < 1"),
             ("clip", self.clip > 0, "a positive number"),
             ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),

@@ -1,6 +1,6 @@
 r"""One update of the weights, all of it on the device.
 
-The gradient ``g`` of the loss is cut to the norm ``clip``; SOAP (`empirical.training.soap`) moves the weights ``w`` at the rate of the
+The gradient ``g`` of the loss is cut to the norm ``clip``; SOAP (`theory.soap`) moves the weights ``w`` at the rate of the
 step, or Adam (arXiv 1412.6980), queries and keys `QUICK` times as fast; and the averaged weights follow,
 
 .. math:: g \leftarrow g \min(1, \mathrm{clip} / \|g\|), \qquad
@@ -21,8 +21,8 @@ from empirical.networks.blocks import Network
 from empirical.precision import arithmetic
 from empirical.training.batches import Batch
 from empirical.training.config import Config
-from empirical.training.soap import Soap
 from theory.errors import InputError
+from theory.soap import Soap
 
 RISE = 500  # steps in which the learning rate rises
 QUICK = 5.0  # learning rate of queries and keys relative to the rest, under Adam
@@ -139,7 +139,7 @@ def _moments_of_adam(parameter: Tensor) -> dict[str, tuple[int, ...]]:
 
 
 def _soap(model: nn.Module, device: torch.device) -> Soap:
-    return Soap([{"params": list(model.parameters()), "factor": 1.0, "lr": torch.zeros((), device=device)}], device)
+    return Soap([{"params": list(model.parameters()), "factor": 1.0, "lr": torch.zeros((), device=device)}])
 
 
 OPTIMISERS = {"soap": _soap, "adam": _adam}

@@ -85,10 +85,11 @@ class Trainer:
         return self.batches.posterior
 
     def step(self) -> None:
-        """One step of Adam; nothing in it depends on what ran before but weights and their moments, and nothing waits for the device."""
+        """One step; nothing in it depends on what ran before but weights and their moments, and nothing waits for the device."""
         work = self._work = self._work or self._ready()
         self.generator.manual_seed(self.config.seed * 2**32 + self.done)
         self.learner.prepare(self.done)
+        self.batches.prepare(self.done)
         work()
         self.done += 1
         self.counted += 1

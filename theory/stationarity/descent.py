@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from theory.soap import Soap
 from theory.stationarity.choice import surplus
 from theory.stationarity.curve import Layout, units
 from theory.stationarity.equations import Head
@@ -29,7 +30,6 @@ from theory.types import Float
 
 IMAGES = 256  # images that are drawn together, of more that are chosen from
 POOL = 19  # times as many are kept at once
-BETAS = (0.9, 0.99)  # of Adam
 WARM = 200  # steps over which the rate rises; fewer in a short descent
 FLAT = 0.5  # share of the steps after which the rate falls to nothing
 CLIP = 3.0  # norm of the gradient
@@ -40,18 +40,16 @@ PILOT = (32, 256)  # levels, and images of each, that the ELS loss is estimated 
 CHECKS = 20  # looks at the watched images
 NOTHING = 1e-6  # share of the target's mean square that is no loss at all
 
-MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}  # as torch names them
-
 
 class Pace(NamedTuple):
-    """How a descent goes: images of a step (a divisor of `IMAGES`), how often each is used, and the rate of Adam."""
+    """How a descent goes: images of a step (a divisor of `IMAGES`), how often each is used, and the rate of `theory.soap`."""
 
     batch: int
     passes: int
     rate: float
 
 
-BEGINNING = Pace(64, 4, 3e-3)  # from nothing
+BEGINNING = Pace(64, 4, 6e-3)  # from nothing
 POLISHING = Pace(256, 2, 1e-3)  # from what is good already
 
 
@@ -133,7 +131,8 @@ class Task:
         pace: How they are used.
         seed: Seed of everything random.
         sharper: By how much attention is sharpened before a hard head's argmax takes its place.
-        softened: Share of the steps in which it has not; 0 for a soft head, which stays as it is.
+        rising: Share of the steps over which it is; 0 for a start that was found with sharp attention.
+        softened: Share of the steps before the argmax; 0 for a soft head, which stays as it is.
     """
 
     model: Model
@@ -144,6 +143,7 @@ class Task:
     pace: Pace
     seed: tuple[int, ...]
     sharper: float = 1.0
+    rising: float = 0.0
     softened: float = 0.0
 
     @property
@@ -156,7 +156,7 @@ class Task:
         head = self.model.head
         if not head.hard:
             return head
-        beta = head.beta * self.sharper ** min(1.0, share / self.softened if self.softened else 1.0)
+        beta = head.beta * self.sharper ** min(1.0, share / self.rising if self.rising else 1.0)
         return head._replace(beta=beta, hard=share >= self.softened, through=True)
 
 
@@ -179,12 +179,19 @@ class Descent:
         self._weight = float(task.levels.weights(here))
         self.theta = (self.layout.flat(start) / self._scale).requires_grad_(True)
         self.average = self.theta.detach().clone()
-        self.adam = torch.optim.Adam([self.theta], lr=task.pace.rate, betas=BETAS, fused=True)
+        self.parts = self._parts(self.theta.detach())
+        self.soap = Soap([{"params": self.parts, "lr": like.new_zeros(())}])
 
     def _natural(self, like: Tensor) -> Float[Tensor, " N"]:
-        """Natural size of each number, in which one rate of learning fits all."""
+        """Natural size of each number, in which one rate of learning fits all, under the head of the first step."""
+        model = self.task.model.with_head(self.task.head(0.0))
         ones = self.layout.point(like.new_ones(sum(s.numel() for s in self.layout.shapes)))
-        return self.layout.flat(Point(ones.net, ones.coefficients * self.task.model.rates(1.0).to(like)))
+        return self.layout.flat(Point(ones.net, ones.coefficients * model.rates(1.0).to(like)))
+
+    def _parts(self, numbers: Float[Tensor, " N"]) -> list[Tensor]:
+        """The tensors of a point, in the memory of these numbers."""
+        net, coefficients = self.layout.point(numbers)
+        return [*net, coefficients]
 
     def point(self, theta: Float[Tensor, " N"] | None = None) -> Point:
         """The functions of these numbers; of their average where none are given."""
@@ -225,11 +232,14 @@ class Descent:
 
     def _step(self, draws: Draws, counts: Float[Tensor, " n"]) -> None:
         value = (self.loss(self.theta, draws) * counts).mean() * self._weight
-        self.adam.zero_grad()
+        self.theta.grad = None
         value.backward()
         torch.nn.utils.clip_grad_norm_([self.theta], CLIP)
-        self.adam.param_groups[0]["lr"] = self.task.pace.rate * self._rate()
-        self.adam.step()
+        for part, gradient in zip(self.parts, self._parts(self.theta.grad), strict=True):
+            part.grad = gradient
+        self.soap.param_groups[0]["lr"].fill_(self.task.pace.rate * self._rate())
+        self.soap.prepare(self.step)
+        self.soap.step()
         self.step += 1
         with torch.no_grad():
             self.average.lerp_(self.theta, 1 / min(AVERAGE, self.step, max(1, self.task.steps // 10)))
@@ -248,16 +258,12 @@ class Descent:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `restore` needs beside the step and the history."""
-        moments = self.adam.state.get(self.theta, {})
-        moments = {name: moments[key] for name, key in MOMENTS.items()} if moments else {}
+        moments = {f"{i}.{name}": x for i, part in enumerate(self.parts) for name, x in self.soap.state[part].items()}
         return {"theta": self.theta.detach(), "average": self.average, **moments}
 
+    @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], step: int, history: list[dict]) -> None:
         """Go on from what `tensors` gave at that step."""
-        with torch.no_grad():
-            self.theta.copy_(tensors["theta"])
-            self.average.copy_(tensors["average"])
-        if step:
-            moments = {key: tensors[name].to(self.theta) for name, key in MOMENTS.items()}
-            self.adam.state[self.theta] = {"step": torch.tensor(float(step)), **moments}
+        for name, mine in self.tensors().items():
+            mine.copy_(tensors[name])
         self.step, self.history = step, list(history)

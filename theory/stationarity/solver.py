@@ -4,7 +4,8 @@ A soft family starts from random features and queries, keys that are addresses, 
 (`theory.stationarity.learned`): at the noisiest level where ELS loses much, from several such points, of which the lowest goes on.
 From there it spreads outward, each level from the functions of the one inside of it, and at last every level is polished by itself
 (`theory.stationarity.descent`). A hard family starts from the solution of its soft one, whose attention is sharpened before the
-argmax takes its place, whose derivative is then that of the softmax.
+argmax takes its place, whose derivative is then that of the softmax; then each level goes on, sharp, from the lowest of what it and its
+neighbours found.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from theory.stationarity.watched import COUNT, Watched
 
 SHARPER = 30.0  # by how much attention is sharpened on the way to the argmax
 SOFTENED = 0.95  # share of the steps of a hard family that take the softmax
+AGAIN = 0.6  # share of the images of a hard family with which its levels, and what they lent each other, go on sharp
 STARTS = 2  # random points to begin with
 FIRST, SPREAD = 0.3, 0.4  # shares of the images: of the first level from all its starts, and of the others on the way outward
 GOING_ON = Pace(POLISHING.batch, POLISHING.passes, 3e-4)  # where a solution goes on, with few images
@@ -106,7 +108,13 @@ class Piece(NamedTuple):
     model: Model
     seed: tuple[int, ...]
     sharper: float = 1.0
+    rising: float = 0.0
     softened: float = 0.0
+
+    @property
+    def sharp(self) -> "Piece":
+        """The same from a start that was found with sharp attention."""
+        return self._replace(rising=0.0, seed=(*self.seed, 1), name=f"{self.name}-sharp")
 
     def named(self, name: str, phase: int, number: int) -> "Piece":
         """One of them."""
@@ -195,12 +203,15 @@ class Solver:
         """Down from a start."""
         seed = (self.options.seed, 3 + number, list(FAMILIES).index(chosen.name))
         piece = Piece(f"{chosen.name}-{number + 1}", self.model(chosen), seed)
+        if chosen.hard:
+            piece = piece._replace(sharper=SHARPER, rising=SOFTENED, softened=SOFTENED)
         if number == 0 and chosen.name in self.starts:
-            piece = piece._replace(seed=(*seed, start.steps))
+            piece = piece._replace(seed=(*seed, start.steps), rising=0.0)
             return self.polished(piece, options.images, start, GOING_ON, self.within)
         if chosen.hard:
-            piece = piece._replace(sharper=SHARPER, softened=SOFTENED)
-            return self.polished(piece, options.images // 2, start, BEGINNING)  # half of the way is behind it
+            images = options.images // 2  # half of the way is behind it
+            sharpened = self.polished(piece, (1 - AGAIN) * images, start, BEGINNING)
+            return self.polished(piece.sharp, AGAIN * images, sharpened, POLISHING)
         starts = [self.start(piece.model, options, number, again) for again in range(STARTS)]
         spread = self.spread(piece, options.images, start, starts)
         return self.polished(piece, (1 - FIRST - SPREAD) * options.images, spread, POLISHING)
@@ -259,7 +270,7 @@ class Solver:
     def down(self, piece: "Piece", knot: int, images: float, start: Point, pace: Pace, stopped: Stopped) -> Ended:
         """One descent at one level."""
         pools = Pools.of(round(images))
-        task = Task(piece.model, self.source, self.levels, self.times[knot], pools, pace, piece.seed, piece.sharper, piece.softened)
+        task = Task(piece.model, self.source, self.levels, self.times[knot], pools, pace, *piece[2:])
         return self.run(piece.name, Descent(task, start, self.watched.at(knot)), stopped)
 
     def together(self, work: Callable[[int, Stopped], Ended], items: Sequence[int]) -> list[Ended]:
