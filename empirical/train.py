@@ -70,9 +70,7 @@ def _add_learning(p: Parser, d: Config) -> None:
     p.add_argument("--rate", type=float, default=d.rate, help="learning rate")
     p.add_argument("--decay", default=d.decay, help=f"learning rate over the steps: {', '.join(DECAYS)} (constant, then linear to 0)")
     p.add_argument("--focus", type=float, default=d.focus, help="share of the times drawn from the middle, where context says most")
-    p.add_argument(
-        "--begin", type=float, help="sigma/alpha to begin at: other noise levels open from there (all from the start if not given)"
-    )
+    p.add_argument("--begin", type=float, help="sigma/alpha to begin at, from which other noise levels open; all at once if not given")
     p.add_argument("--average", type=float, default=d.average, help="decay of the averaged weights (EMA) in a step")
     p.add_argument("--clip", type=float, default=d.clip, help="largest norm of a gradient")
     p.add_argument("--precision", default=d.precision, help=f"arithmetic: {', '.join(PRECISIONS)} (the last two on CUDA only)")

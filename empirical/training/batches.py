@@ -10,10 +10,10 @@ for the prediction types ``sample``, ``epsilon`` and ``score``, with ``m`` the c
 the exact posterior mean ``E[x_0 | x_t]`` of the training set (of the class, where the network is told one). This changes the
 loss by a constant, and so neither its gradient's mean nor any optimum; what the clean image adds to the gradient's noise is gone.
 
-Where training begins at one noise level (``begin``), times are drawn near that one for a tenth of the steps (`ALONE`), and from a range that
-opens linearly to all of them until a quarter is done (`OPEN`): with ``w`` in [0, 1] how far, a time ``t`` becomes ``w t + (1 - w) t_0`` and up to
-`NEAR` to either side. Attention is soft and soon found where noise is high, and what is found there carries over; over all levels at once
-networks with attention stay for many thousands of steps where the CNN ends.
+Where training begins at one noise level (``begin``), times are drawn near that one for a tenth of the steps (`ALONE`), and from a
+range that opens linearly to all of them until a quarter is done (`OPEN`): with ``w`` in [0, 1] how far, a time ``t`` becomes
+``w t + (1 - w) t_0``, and up to `NEAR` to either side. Attention is soft and soon found where noise is high, and what is found there
+carries over; over all levels at once networks with attention stay for many thousands of steps where the CNN ends.
 
 All numbers come from the default generator of the device, which the trainer seeds by seed and step: what networks draw
 themselves goes on where this ends, and a captured graph replays both from that seed.
