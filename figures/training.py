@@ -57,11 +57,10 @@ def caption(numbers: Numbers) -> str:
     v = numbers.values
     last = [100 * v["curves"][f"attention-{seed}"]["consistency"][-1] for seed in range(v["seeds"])]
     return (
-        "Alone, a network with attention stays where a CNN ends for thousands of steps. Here identity and full attention start from a "
-        "trunk that has learned to denoise its 5 x 5 patch, and full attention also by looking for pixels with like surroundings: "
-        "it leaves the level of the CNN at once, identity, whose readout begins anew, within a few thousand steps. Steps of the networks "
-        "they start from are not counted. Top-1 attention starts from the identity network, to which it adds the hard choice, "
-        "CNN "
+        "At all noise levels at once, a network with attention stays where a CNN ends for thousands of steps. Full attention begins at "
+        "one level (sigma/alpha 1.2), where attention is soft and soon found; the others open between a tenth and a quarter of the "
+        "steps. Identity starts from a trunk that has learned to denoise its 5 x 5 patch (whose steps are not counted) and leaves the "
+        "level of the CNN within a few thousand steps, top-1 from the identity network, to which it adds the hard choice, CNN "
         f"and literal attention from nothing. Full attention ends at {', '.join(f'{x:.0f}%' for x in last)} ({v['watched']} samples of "
         "20 steps each; figure 'How often samples obey the rule' has 2000 of 50) and would still rise. Bands: what the theory predicts "
         "for the best of each kind. (b) Mean squared error per picture against the exact posterior mean, averaged over "

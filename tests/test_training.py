@@ -15,14 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from empirical.checkpoint import NAME, Checkpoint
 from empirical.metrics import Gap
-from empirical.networks.heads import ALIKE
 from empirical.train import Config, DivergedError, Trainer, main, train
 from tests.helpers import assert_close
 from theory.data import ImageSet, load
 from theory.errors import InputError
 from theory.machines import EquivariantLocal, Ideal
 from theory.metrics import noisy_images, squared_error
-from theory.noise import CosineSchedule
 from theory.sampling import initial_noise
 
 STRIP = "toy:layout=strip"
@@ -189,36 +187,6 @@ def test_a_start_gives_what_two_networks_share(tmp_path):
     assert begun.identity["start"]["model"] == "attention" and alone.identity["start"] is None
 
 
-def test_attention_on_a_patch_trunk_looks_for_like_surroundings():
-    """On noisy images never used for it: a pixel has the stated mean logit with itself, within a tenth, no pixel draws all attention, and
-    a value attends more to other values under the same key than to those under another. From nothing, queries stay as they are."""
-    data = load("toy")
-    saved = train(Config("toy", "patch", target="posterior", steps=300, every=300, batch=64, samples=2, hidden=32, rate=3e-3)).checkpoint()
-    config = Config("toy", "attention", hidden=32)
-    model, alone = Trainer(config, data, start=saved).model, Trainer(config, data).model
-    with torch.no_grad():
-        noisy = [noisy_images(data, CosineSchedule(), s, 200, 9) for s in (0.1, 0.3, 0.5, 0.7, 0.9)]
-        z = torch.cat([model.trunk(n.x_t, torch.full((200,), n.t), None) for n in noisy])
-        q, k = model.head.query(z), model.head.key(z)
-        attention = torch.softmax(model.head.beta * q @ k.mT, -1)
-    assert torch.equal(q, k) and float(model.head.beta * q.square().sum(-1).mean()) == pytest.approx(ALIKE, rel=0.1)
-    assert float(attention.mean((0, 1)).max()) < 0.5
-    low = attention[:200].unflatten(1, (6, 4)).unflatten(3, (6, 4))  # at t = 0.1
-    places = [(1, 0), (1, 3), (5, 0), (5, 3)]  # of the values, below their keys
-    keys = data.rule.decode(noisy[0].x_0)[:, :4]
-    same, other = [], []
-    for i, (y, x) in enumerate(places):
-        for j, (v, u) in enumerate(places):
-            if i != j:
-                like = keys[:, i] == keys[:, j]
-                same.append(low[like, y, x, v, u])
-                other.append(low[~like, y, x, v, u])
-    assert float(torch.cat(same).mean()) > 1.5 * float(torch.cat(other).mean())
-    assert not torch.equal(alone.head.query.weight, model.head.query.weight)
-    again = Trainer(config, data, start=saved).model
-    assert torch.equal(again.head.query.weight, model.head.query.weight)
-
-
 def test_attention_starts_as_the_function_of_identity():
     """``full`` contains ``identity``: the same output for every image, level and border."""
     config = replace(TINY, model="identity", steps=3)
@@ -230,19 +198,6 @@ def test_attention_starts_as_the_function_of_identity():
     assert not torch.equal(
         saved.denoiser().denoise(x, 0.5), Trainer(replace(config, model="attention"), load(STRIP)).denoiser().denoise(x, 0.5)
     )
-
-
-def test_attention_starts_with_what_patches_guess_and_asks_for_a_share():
-    """``out = 3/4 g + 1/4 A g`` with ``g`` the guesses of the network it starts from and ``A`` its attention."""
-    config = replace(TINY, model="patch", steps=3)
-    saved = train(config).checkpoint()
-    begun = Trainer(replace(config, model="attention", seed=1), load(STRIP), start=saved)
-    x, t = initial_noise(begun.schedule, (5, *load(STRIP).images.shape[1:]), 3), 0.5
-    guess = saved.denoiser().denoise(x, t).flatten(2).mT
-    with torch.no_grad():
-        z = begun.model.trunk(x, torch.full((5,), t), None)
-        attention = torch.softmax(begun.model.head.beta * begun.model.head.query(z) @ begun.model.head.key(z).mT, -1)
-    assert_close(begun.denoiser().denoise(x, t).flatten(2).mT, (3 * guess + attention @ guess) / 4, atol=1e-5)
 
 
 def test_a_run_with_a_start_goes_on_only_with_the_same_start(tmp_path, capsys):

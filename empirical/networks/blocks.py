@@ -83,15 +83,6 @@ class Network(nn.Module):
         mine = self.state_dict()
         return {name: x for name, x in weights.items() if name in mine and mine[name].shape == x.shape}
 
-    def settle(self, weights: Mapping[str, Tensor], x: Tensor, t: Tensor) -> None:
-        """Fit what was not inherited to what was, before training; nothing to do for most networks.
-
-        Args:
-            weights: All weights of the network it starts from.
-            x: Typical noisy images, with shape ``(B, C, H, W)``.
-            t: Their times, with shape ``(B,)``.
-        """
-
 
 def conv(inputs: int, outputs: int, padding: str, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size; ``padding`` is ``"zeros"`` or ``"circular"``."""

@@ -6,7 +6,6 @@ All heads share exactly the same trunk; seeds being equal, it starts from the sa
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, silu, unfold
 
@@ -99,30 +98,12 @@ class AttentionCNN(Network):
         return out.mT.unflatten(-1, x.shape[2:])
 
     def inherited(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As of any network; and ``attention`` starts as the same function as ``identity``, and with the guesses of ``patch``."""
+        """As of any network; and ``attention`` starts as the same function as ``identity``."""
         shared = super().inherited(weights)
         embed = weights.get("head.embed.weight")
         if isinstance(self.head, heads.Full) and embed is not None and embed.shape == self.head.query.weight.shape:
             shared |= {f"head.{name}": x for name, x in self.head.of_identity(weights).items()}
-        readout = weights.get("head.readout.weight")
-        if isinstance(self.head, heads.Full) and self._of_patch(readout):
-            shared |= {f"head.{name}": x for name, x in self.head.of_patch(weights).items()}
         return shared
-
-    def settle(self, weights: Mapping[str, Tensor], x: Tensor, t: Tensor) -> None:
-        """Where ``attention`` starts from ``patch``: queries and keys that look for like surroundings (`heads.Full.settle`)."""
-        readout = weights.get("head.readout.weight")
-        if not isinstance(self.head, heads.Full) or not self._of_patch(readout):
-            return
-        with torch.no_grad():
-            z = self.trunk(x, t, None)
-            guess = (z @ readout.mT + weights["head.readout.bias"]).unflatten(-1, (-1, heads.SIDE**2))
-        centre = heads.SIDE**2 // 2
-        self.head.settle(z, torch.cat([guess[..., :centre], guess[..., centre + 1 :]], -1).flatten(-2))
-
-    def _of_patch(self, readout: Tensor | None) -> bool:
-        """Whether a readout is that of a ``patch`` network."""
-        return readout is not None and len(readout) == heads.SIDE**2 * len(self.head.local.weight)
 
     def target(self, image: Tensor) -> Tensor:
         """The image, or for ``patch`` the patches around its pixels, with shape ``(B, C * 25, H, W)``."""

@@ -12,12 +12,11 @@ With ``z`` the trunk's features at each pixel, and ``softmax`` over all pixels `
 
 ``beta = 1 / sqrt(d)`` is where training starts from; weights can undo it, so that it constrains nothing.
 
-Training sees a long plateau at the loss of the CNN before attention is any use: what a CNN needs to know for its own
-pixel is not what one pixel can tell another. Started from the trunk of ``patch``, which knows all of its patch,
-``identity`` leaves it soon and ``attention`` has none: it starts by looking for pixels with the same surroundings
-(`Full.settle`) and taking half of its guess from them (`Full.of_patch`), and every step towards better attention pays at
-once. ``attention`` can also start as the function of a trained ``identity``, but then ends at a higher loss. Alone, it
-has a shorter plateau when queries and keys start long and learn faster than the rest (`quick`).
+Over all noise levels at once training sees a long plateau at the loss of the CNN before attention is any use: what a CNN needs to know
+for its own pixel is not what one pixel can tell another. At one level where attention is soft the plateau is short: ``attention`` begins
+there (`empirical.training.batches`). Started from the trunk of ``patch``, which knows all of its patch, ``identity`` leaves it soon.
+``attention`` can also start as the function of a trained ``identity``, but then ends at a higher loss. Queries and keys start long, and
+under Adam learn faster than the rest (`quick`).
 """
 
 from collections.abc import Mapping
@@ -29,8 +28,6 @@ from torch.nn.functional import linear
 from empirical.networks.blocks import pixels
 
 SIDE = 5  # pixels along a patch
-ALIKE = 5.0  # mean logit of a pixel with itself at the start on a trained trunk: attends to what is like it, and not to that alone
-ASKED = 0.25  # share of a guess that comes from others at the start on a trained trunk
 SHARP = 3.0  # size of the weights of queries and keys at the start, relative to that of other layers
 
 
@@ -121,35 +118,6 @@ class Full(nn.Module):
     def attention(self, z: Tensor) -> Tensor:
         """What each pixel (row) reads of each (column), with shape ``(B, P, P)``; rows add up to 1."""
         return torch.softmax(self.beta * self.query(z) @ self.key(z).mT, -1)
-
-    def settle(self, z: Tensor, guess: Tensor) -> None:
-        r"""Start to look for pixels with the same surroundings.
-
-        Queries and keys become the linear function of the features that is closest to the guess of what surrounds a pixel,
-        less what always does; in its principal directions, and with a mean logit of `ALIKE` of a pixel with itself.
-
-        Args:
-            z: Features of typical noisy images, with shape ``(B, P, hidden)``.
-            guess: Guesses of the patches around their pixels, without the pixel itself, with shape ``(B, P, n)``.
-        """
-        with torch.no_grad():
-            rows = torch.cat([z, torch.ones_like(z[..., :1])], -1).flatten(0, 1).double()
-            goal = (guess - guess.mean(0)).flatten(0, 1).double()
-            fit = torch.linalg.lstsq(rows, goal, driver="gelsd").solution
-            fitted = rows @ fit
-            directions = torch.linalg.svd(fitted.mT @ fitted)[2][: len(self.query.weight)]
-            scale = (ALIKE / (self.beta * fitted.square().sum(-1).mean())).sqrt()
-            weight = scale * directions @ fit.mT
-            for part in (self.query, self.key):
-                part.weight.zero_()[: len(weight)] = weight[:, :-1]
-                part.bias.zero_()[: len(weight)] = weight[:, -1]
-
-    def of_patch(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The guess of a `Patch` network for its centre: all but `ASKED` by the pixel itself, the rest by those it attends to."""
-        centre = slice(SIDE**2 // 2, None, SIDE**2)
-        guess = {key: weights[f"head.readout.{key}"][centre] for key in ("weight", "bias")}
-        shares = {"local": 1 - ASKED, "value": ASKED}
-        return {f"{name}.{key}": share * x for name, share in shares.items() for key, x in guess.items()}
 
     def of_identity(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights with which this head is an `Identity` head: ``Q = K = E`` and ``H = V = R E``."""

@@ -21,14 +21,13 @@ from empirical.training.graph import capture, default_generator
 from empirical.training.learner import Learner
 from theory.data import ImageSet
 from theory.errors import InputError
-from theory.metrics import Proportion, noisy_images
-from theory.noise import Schedule, schedule
+from theory.metrics import Proportion
+from theory.noise import schedule
 from theory.results import versions
 from theory.sampling import DDIM, initial_noise
 from theory.types import Images
 
 SHOWN = 64  # samples in the picture
-TYPICAL, TYPICAL_TIMES = 64, (0.1, 0.3, 0.5, 0.7, 0.9)  # noisy images a network is settled on, at each of these times
 
 
 class DivergedError(RuntimeError):
@@ -65,7 +64,7 @@ class Trainer:
             "data": {"name": data.name, "fingerprint": data.fingerprint, "shape": list(data.images.shape[1:])},
             "start": None if start is None else start.origin(),
         }
-        self.model, self.taken = _network(self.identity["network"], config.seed, data, self.schedule, start)
+        self.model, self.taken = _network(self.identity["network"], config.seed, data, start)
         self.model.to(self.device)
         self.learner = Learner(self.model, config, self.device, compiled)
         self.batches = Batches(config, data, self.schedule, self.device)
@@ -171,14 +170,10 @@ class Trainer:
         self._work = None  # a graph holds the moments it was captured with
 
 
-def _network(told: dict, seed: int, data: ImageSet, noise: Schedule, start: Checkpoint | None) -> tuple[Network, int]:
+def _network(told: dict, seed: int, data: ImageSet, start: Checkpoint | None) -> tuple[Network, int]:
     """The network as it begins, and how many of its tensors come from the checkpoint it starts with."""
     model = build(told["name"], data.images.shape[1], seed=seed, **told["options"])
     if start is None:
         return model, 0
     start.require(data)
-    taken = share(model, start)
-    parts = [noisy_images(data, noise, t, TYPICAL, seed) for t in TYPICAL_TIMES]
-    times = torch.tensor(TYPICAL_TIMES).repeat_interleave(TYPICAL)
-    model.settle(start.weights("average"), torch.cat([p.x_t for p in parts]), times)
-    return model, taken
+    return model, share(model, start)
