@@ -32,7 +32,7 @@ def by_formula(weight: np.ndarray, gradients: dict[int, np.ndarray], rate: float
                 q = (ql, qr)[axis]
                 order = np.argsort(-np.einsum("ij,ik,kj->j", q, gram, q))
                 second = np.take(second, order, axis)
-                q = np.linalg.qr(gram @ q[:, order])[0]
+                q = np.linalg.qr((gram + 1e-5 * np.trace(gram) * np.eye(len(gram))) @ q[:, order])[0]
                 ql, qr = (q, qr) if axis == 0 else (ql, q)
         first = BETAS[0] * first + (1 - BETAS[0]) * g
         second = BETAS[1] * second + (1 - BETAS[1]) * (ql.T @ g @ qr) ** 2

@@ -24,6 +24,8 @@ BETAS = (0.95, 0.99)  # of the moments
 GRAM = 0.95  # of the Gram matrices
 EVERY = 10  # steps from one turn to the next
 LONGEST = 1200  # numbers along a side that is turned: a QR decomposition takes their cube
+SHIFT = 1e-5  # share of the trace that is added to all eigenvalues: directions without gradients stay, instead of following rounding errors
+TINY = 1e-30
 EPSILON = 1e-8
 
 
@@ -116,7 +118,8 @@ def _turn(state: dict[str, Tensor]) -> None:
     moment = _back(state["exp_avg"], state)
     for side in (s for s in SIDES if s.gram in state):
         basis = state[side.basis]
-        image = state[side.gram] @ basis
+        size = state[side.gram].diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        image = torch.addcmul(state[side.gram] @ basis, basis, SHIFT * size + TINY)
         order = (basis * image).sum(-2).argsort(-1, descending=True)
         along = order.unsqueeze(-1 if side.dim == -2 else -2)
         state["exp_avg_sq"].copy_(state["exp_avg_sq"].take_along_dim(along, side.dim))
