@@ -70,9 +70,9 @@ def caption(numbers: Numbers) -> str:
         f"does most ({100 * v['attention']['theory']['value']:.1f}% predicted, {100 * v['attention']['mean']:.1f}% found by "
         "networks that training has not finished, see the losses below). Literal attention can't be switched off: its values are its "
         "output, so that its optimum is worse than a CNN's. "
-        "Intervals count samples; how far more effort moves a bar is in figure 12 (identity networks lie above the interval of theirs). "
-        "The bar "
-        "of top-1 attention is the best score found, not a proven optimum: networks go beyond it."
+        "Intervals count samples; how far more effort moves a bar is in figure 12 (two of three identity networks "
+        "lie above the interval of theirs). "
+        "Two top-1 networks go beyond the bar of top-1 attention, at a higher loss at most noise levels; the third lost its attention."
     )
 
 

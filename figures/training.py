@@ -61,8 +61,9 @@ def caption(numbers: Numbers) -> str:
         "one level (sigma/alpha 1.2), where attention is soft and soon found; the others open between a tenth and a quarter of the "
         "steps. Identity starts from a trunk that has learned to denoise its 5 x 5 patch (whose steps are not counted) and leaves the "
         "level of the CNN within a few thousand steps, top-1 from the identity network, to which it adds the hard choice, CNN "
-        f"and literal attention from nothing. Full attention ends at {', '.join(f'{x:.0f}%' for x in last)} ({v['watched']} samples of "
-        "20 steps each; figure 'How often samples obey the rule' has 2000 of 50) and would still rise. Bands: what the theory predicts "
+        "and literal attention from nothing; one of the top-1 networks falls back to the CNN. "
+        f"Full attention ends at {', '.join(f'{x:.0f}%' for x in last)} ({v['watched']} samples of 20 steps each; "
+        "figure 'How often samples obey the rule' has 2000 of 50) and would still rise. Bands: what the theory predicts "
         "for the best of each kind. (b) Mean squared error per picture against the exact posterior mean, averaged over "
         "the noise levels of training, half of which are from the middle."
     )

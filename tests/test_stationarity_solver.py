@@ -304,6 +304,7 @@ def test_tied_values_that_read_themselves_alone_are_els(t, embedding):
     draws, _ = made.watched.at(0).together()
     assert_close(forward(model.roles(point, draws), model.head).out, draws.els, atol=1e-3 if t < 0.5 else 0.02)
     assert torch.equal(made.quiet(model, [start])[0].coefficients, point.coefficients)
+    assert made.quiet(model, [start], (1e-9, 1e-8))[0] is start  # elsewhere nothing changes: what neighbours share would be lost
 
 
 def test_the_lowest_of_all_is_the_solution_and_a_loss_that_is_no_number_the_highest():
@@ -625,7 +626,7 @@ def test_els_is_no_rival_of_tied_values_with_short_queries():
 def test_a_loss_beyond_all_numbers_is_a_failed_certificate(monkeypatch):
     """The start is finite, and would be taken instead: here nothing is."""
 
-    def lost(self, model, points):
+    def lost(self, model, points, within):
         return [Point(p.net, p.coefficients * math.inf) for p in points]
 
     monkeypatch.setattr(Solver, "quiet", lost)

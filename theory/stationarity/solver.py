@@ -182,11 +182,11 @@ class Solver:
             ended.append(self.descended(chosen, number, o, start))
             others.append(replace(ended[-1], points=start.points))
         others += [self.embedded(model, found[c][0], c) for c in chosen.contains if c in found]
-        everyone = [replace(f, points=self.quiet(model, f.points)) for f in (*ended, *others)]
+        within = self.within if chosen.name in self.starts else EVERYWHERE
+        everyone = [replace(f, points=self.quiet(model, f.points, within)) for f in (*ended, *others)]
         best = min(everyone, key=lambda f: self.watched.total(model, f.points))
         place = next(i for i, f in enumerate(everyone) if f is best)
         own = place % len(ended) if place < 2 * len(ended) else None  # the start it comes from
-        within = self.within if chosen.name in self.starts else EVERYWHERE
         best = replace(best, points=bridged(self.watched, model, best.points, within, silent_of(model)))
         return [best, *(f for i, f in enumerate(everyone[: len(ended)]) if i != own)]
 
@@ -283,8 +283,8 @@ class Solver:
         like = torch.zeros(1, dtype=self.source.dtype, device=self.source.device)
         return model.start(self.source.basis.size, options.features, rng, like, 1.0)
 
-    def quiet(self, model: Model, points: list[Point]) -> list[Point]:
-        """The same, and ELS, or what comes near it, at knots where that is lower.
+    def quiet(self, model: Model, points: list[Point], within: tuple[float, float] = EVERYWHERE) -> list[Point]:
+        """The same, and ELS, or what comes near it, at knots where that is lower, of those within a range of ``sigma / alpha``.
 
         Without attention ELS is the optimum itself.
         """
@@ -294,8 +294,9 @@ class Solver:
         if not model.head.strength:
             return [silent(p) for p in points]
         loss = lambda point, knot: self.watched.loss(model, point, knot)  # noqa: E731
-        both = [(p, silent(p)) for p in points]
-        return [pair[lowest([loss(p, i) for p in pair])] for i, pair in enumerate(both)]
+        inside = [within[0] <= ratio <= within[1] for ratio in self.watched.s.exp().tolist()]
+        given = [[p, silent(p)] if here else [p] for p, here in zip(points, inside, strict=True)]
+        return [several[lowest([loss(p, i) for p in several])] for i, several in enumerate(given)]
 
     def embedded(self, model: Model, smaller: Found, name: str) -> Found:
         """A solution of a family that this one contains, written as one of this family."""
