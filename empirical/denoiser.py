@@ -8,7 +8,7 @@ from empirical.precision import arithmetic
 from theory.denoiser import Denoiser, Posterior, require_noise
 from theory.errors import InputError
 from theory.noise import Schedule
-from theory.stationarity.basis import recovered
+from theory.predictions import recovered
 from theory.types import BatchLabels, Images, Times
 
 BATCH = 1024  # images evaluated at a time
@@ -20,7 +20,7 @@ class NetworkDenoiser(Denoiser):
     Args:
         module: A network of `empirical.networks`.
         schedule: The noise it was trained on.
-        prediction: What it outputs: ``"sample"``, ``"epsilon"`` or ``"score"``.
+        prediction: What it outputs: a key of `theory.predictions.PREDICTIONS`.
         shape: ``(C, H, W)`` of the images it was trained on.
 
     The mean has the dtype of ``x_t``; the network works in its own.

@@ -24,7 +24,7 @@ from theory.data import SOURCES
 from theory.errors import InputError
 from theory.noise import SCHEDULES
 from theory.patches import BORDERS
-from theory.stationarity.basis import PREDICTIONS
+from theory.predictions import PREDICTIONS
 
 __all__ = ["Config", "DivergedError", "Trainer", "main", "parser", "stop_signal", "train"]
 

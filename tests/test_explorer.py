@@ -115,7 +115,7 @@ def test_attention_on_the_page_is_that_of_the_solution(session, pack):
     assert_close(unpacked(pack, "2.local")[:, level], parts.local, atol=pack["index"]["2.local"]["scale"])
 
 
-@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score"])
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score", "v"])
 @pytest.mark.parametrize("head", ["attention", "identity", "top1", "literal"])
 def test_a_network_is_taken_apart(head, prediction):
     """Attention is a distribution and parts add up; without anything to get from others, the guess is the own part alone."""

@@ -411,7 +411,7 @@ BAD = {
     "one argument": (lambda p, f: f"module:{f}:one", ("takes 1 argument", "(x_t, t)")),
     "four arguments": (lambda p, f: f"module:{f}:four", ("takes 4 arguments",)),
     "a number": (lambda p, f: f"module:{f}:number", ("a int", "a callable")),
-    "an unknown prediction": (lambda p, f: f"module:{f}:two,prediction=x0", ("prediction=x0", "epsilon or v")),
+    "an unknown prediction": (lambda p, f: f"module:{f}:two,prediction=x0", ("prediction=x0", "score or v")),
     "an unknown schedule": (lambda p, f: f"module:{f}:two,schedule=sigmoid", ("schedule=sigmoid",)),
     "an unknown option": (lambda p, f: f"module:{f}:two,predict=v", ("'predict'",)),
     "an option twice": (lambda p, f: f"module:{f}:two,prediction=v,prediction=v", ("once",)),

@@ -8,9 +8,9 @@ from tests.helpers import assert_close, noise
 from theory.data import load
 from theory.machines import Ideal
 from theory.noise import CosineSchedule
+from theory.predictions import predicted, units
 from theory.stationarity import FAMILIES, Options, Plan
-from theory.stationarity.basis import predicted
-from theory.stationarity.curve import Curve, Layout, hats, refined, units
+from theory.stationarity.curve import Curve, Layout, hats, refined
 from theory.stationarity.descent import BEGINNING, FLOOR, IMAGES, POOL, Descent, Pace, Pools, Range, Task
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.learned import Model, Point
@@ -68,7 +68,7 @@ def test_a_layout_takes_points_apart_and_together():
         assert torch.equal(two[0], one) and torch.equal(two[1], 2 * one)
 
 
-@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score"])
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score", "v"])
 def test_a_curve_is_its_points_at_the_knots_and_keeps_els_between_them(prediction):
     """Features count in units of the output, so that a local part that is ELS at two knots is ELS between them too."""
     made = source(prediction)
@@ -158,7 +158,7 @@ def descent(name: str = "full", prediction: str = "sample", pools: tuple[int, in
     return Descent(task, points(chosen, made)[1], made.groups(torch.tensor(TIMES[1:2], dtype=torch.float64), 20, (8,)))
 
 
-@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score"])
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score", "v"])
 @pytest.mark.parametrize("name", ["literal", "full"])
 def test_the_descended_loss_is_that_of_the_point_as_a_posterior_mean(name, prediction):
     down = descent(name, prediction)

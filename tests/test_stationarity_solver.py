@@ -15,10 +15,11 @@ from theory.errors import InputError
 from theory.machines import EquivariantLocal
 from theory.metrics import Estimate
 from theory.noise import CosineSchedule
+from theory.predictions import predicted, recovered, units
 from theory.stationarity import FAMILIES, Options, Plan, gap, solve, solver
-from theory.stationarity.basis import LocalBasis, predicted, recovered
+from theory.stationarity.basis import LocalBasis
 from theory.stationarity.certificate import contains_els
-from theory.stationarity.curve import moved, units
+from theory.stationarity.curve import moved
 from theory.stationarity.descent import BEGINNING, FLOOR, POLISHING, Range
 from theory.stationarity.equations import Head, Roles, forward, loss
 from theory.stationarity.families import SOFT
@@ -53,7 +54,7 @@ def test_els_is_the_els_machine(border):
     t = 0.4
     alpha, sigma = SCHEDULE(t)
     mean = EquivariantLocal(data, SCHEDULE, patch_size=3, border=border).denoise(x_t, t)
-    for prediction in ("sample", "epsilon", "score"):
+    for prediction in ("sample", "epsilon", "score", "v"):
         basis = LocalBasis(data, (3, 3), border, prediction)
         told = basis(x_t, *coefficients(t, 6))
         els = basis.image(told.els)
@@ -556,7 +557,7 @@ def test_a_contained_family_that_is_lower_is_taken_over(monkeypatch):
 # Theorems ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score"])
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score", "v"])
 def test_without_attention_the_solution_is_els(prediction):
     """lambda = 0, all families: 1e-6 of the closed form, at and between levels."""
     options = Options(**(TINY | {"images": 200, "fresh": 200}), strength=0.0, prediction=prediction)

@@ -63,7 +63,7 @@ def test_a_cnn_reaches_the_els_loss(prediction, share):
         assert not gap.below and gap.value < share * float(exact.var(0).sum()), (t, gap)
 
 
-@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score"])
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "score", "v"])
 def test_exact_targets_leave_the_mean_gradient(prediction):
     """Clean images and posterior means as targets, on the same draws: gradients differ, but not on average."""
     drawn = []

@@ -46,7 +46,8 @@ class Plain:
     def goal(self, x, x_t, t, alpha, sigma):
         mean = x if self.config.target == "clean" else Ideal(self.data, self.noise).denoise(x_t, t)
         epsilon = (x_t - alpha * mean) / sigma
-        return {"sample": mean, "epsilon": epsilon, "score": -epsilon / sigma}[self.config.prediction]
+        v = alpha * epsilon - sigma * mean  # alpha^2 + sigma^2 = 1
+        return {"sample": mean, "epsilon": epsilon, "score": -epsilon / sigma, "v": v}[self.config.prediction]
 
     def step(self) -> None:
         c, n = self.config, self.done
@@ -95,6 +96,7 @@ def assert_same_run(trainer: Trainer, plain: Plain, begin: dict) -> None:
         ("cnn", {}),
         ("patch", {"target": "posterior"}),
         ("identity", {"prediction": "epsilon"}),
+        ("cnn", {"prediction": "v"}),
         ("top1", {"target": "posterior"}),
         ("attention", {"target": "posterior", "prediction": "score"}),
         ("attention", {"clip": 1e-2}),

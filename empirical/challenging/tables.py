@@ -4,12 +4,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from empirical.challenging.update import changed
+from theory.predictions import loss_of
 
 
 def table(report: dict) -> Table:
     """Losses of the solution and of each challenger at each ratio, and the verdict there."""
-    unit = {"sample": "", "epsilon": " (of epsilon, as it is predicted)", "score": " (of the score, as it is predicted)"}
-    loss = f"loss{unit[report['solution']['options']['prediction']]} per image above the ideal one"
+    loss = f"loss{loss_of(report['solution']['options']['prediction'])} per image above the ideal one"
     out = Table(
         title=f"{report['solution']['family']}, challenged: {loss}, on {report['config']['fresh']} fresh images", title_justify="left"
     )

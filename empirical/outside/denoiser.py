@@ -20,17 +20,11 @@ from theory.denoiser import Denoiser, Posterior, require_noise
 from theory.discrete import DiscreteSchedule
 from theory.errors import InputError, choices
 from theory.noise import Noise, Schedule
+from theory.predictions import PREDICTIONS, recovered
 from theory.types import BatchLabels, Images, Times
 
 BATCH = 256  # images evaluated at a time
 SAME = 1e-3  # two answers to one question differ by less than this share of their range, on any device
-Recovered = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-PREDICTIONS: dict[str, Recovered] = {
-    "sample": lambda out, x, a, s: out,
-    "epsilon": lambda out, x, a, s: (x - s * out) / a,
-    "v": lambda out, x, a, s: (a * x - s * out) / (a**2 + s**2),
-    "score": lambda out, x, a, s: (x + s**2 * out) / a,
-}
 TIMES = ("t", "sigma", "timestep")
 Function = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -41,7 +35,7 @@ class OutsideDenoiser(Denoiser):
     Args:
         function: ``(x, level, label) -> output``, of shapes ``(B, C, H, W)``, ``(B,)`` and ``(B,)`` or None.
         schedule: The noise it was trained on.
-        prediction: What it outputs: a key of `PREDICTIONS`.
+        prediction: What it outputs: a key of `theory.predictions.PREDICTIONS`.
         shape: ``(C, H, W)`` of the images.
         name: What to call it in errors.
         time: What it is told: ``"t"``, ``"timestep"`` (of a `DiscreteSchedule`, fractions between levels) or ``"sigma"``.
@@ -121,7 +115,7 @@ class OutsideDenoiser(Denoiser):
             shown = x_t[rows] / a if self.time == "sigma" else x_t[rows]
             level = self._level(times[rows], alpha[rows], sigma[rows])
             out = self._asked(shown, level, None if label is None else label[rows], float(times[i]))
-            parts.append(PREDICTIONS[self.prediction](out.to(x_t), x_t[rows], a, s))
+            parts.append(recovered(self.prediction, out.to(x_t), x_t[rows], a, s))
         return Posterior(torch.cat(parts))
 
     def _level(self, times: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -158,7 +152,7 @@ class OutsideDenoiser(Denoiser):
         times = checked_times(x_t, t, self.shape)
         alpha, sigma = self.schedule(times)
         require_noise(sigma)
-        if (alpha == 0).any() and (self.prediction in ("epsilon", "score") or self.time == "sigma"):
+        if (alpha == 0).any() and (not PREDICTIONS[self.prediction].bounded or self.time == "sigma"):
             raise InputError(
                 f"alpha_t = 0 with prediction {self.prediction}", "some signal", "use times below 1: noise tells no image there"
             )

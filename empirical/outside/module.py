@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from empirical.outside.denoiser import PREDICTIONS, TIMES, Function, OutsideDenoiser
+from empirical.outside.denoiser import TIMES, Function, OutsideDenoiser
 from empirical.outside.given import Given
 from theory.denoiser import Denoiser
 from theory.discrete import BETAS, beta_schedule
 from theory.errors import InputError
 from theory.noise import SCHEDULES, Schedule, schedule
+from theory.predictions import PREDICTIONS
 
 
 def module_file(given: Given) -> Denoiser:

@@ -3,12 +3,13 @@ r"""What a step is trained on: noisy images, and what the network should make of
 Images are drawn by weight, times uniformly (a share ``focus`` of them from the middle only), noise is fresh. The network's
 output is compared with
 
-.. math:: T = m, \ (x_t - \alpha_t m) / \sigma_t \ \text{or} \ -(x_t - \alpha_t m) / \sigma_t^2 ,
-          \qquad w_t = 1, 1 \ \text{or} \ \sigma_t^2 ,
+.. math:: T = m, \ (x_t - \alpha_t m) / \sigma_t, \ -(x_t - \alpha_t m) / \sigma_t^2
+          \ \text{or} \ (\alpha_t x_t - (\alpha_t^2 + \sigma_t^2) m) / \sigma_t ,
 
-for the prediction types ``sample``, ``epsilon`` and ``score``, with ``m`` the clean image ``x_0``, or under ``target="posterior"``
-the exact posterior mean ``E[x_0 | x_t]`` of the training set (of the class, where the network is told one). This changes the
-loss by a constant, and so neither its gradient's mean nor any optimum; what the clean image adds to the gradient's noise is gone.
+for the prediction types ``sample``, ``epsilon``, ``score`` (whose loss has the weight ``w_t = sigma_t^2``, others 1) and ``v``
+(`theory.predictions`), with ``m`` the clean image ``x_0``, or under ``target="posterior"`` the exact posterior mean
+``E[x_0 | x_t]`` of the training set (of the class, where the network is told one). This changes the loss by a constant, and so
+neither its gradient's mean nor any optimum; what the clean image adds to the gradient's noise is gone.
 
 Where training begins at one noise level (``begin``), times are drawn near that one for a tenth of the steps (`ALONE`), and from a
 range that opens linearly to all of them until a quarter is done (`OPEN`): with ``w`` in [0, 1] how far, a time ``t`` becomes
@@ -30,7 +31,7 @@ from theory.data import ImageSet
 from theory.data.toy import Toy
 from theory.machines import Ideal
 from theory.noise import Schedule
-from theory.stationarity.basis import predicted
+from theory.predictions import predicted
 
 EARLIEST = 1e-3  # times are drawn from here to 1: at t = 0 there is nothing to denoise
 ALONE, OPEN = 0.1, 0.25  # shares of the steps until which there is one noise level, and from which there are all

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from theory.data import ImageSet
 from theory.errors import InputError
-from theory.stationarity.basis import check_prediction
+from theory.predictions import check_prediction
 
 PRECISIONS = ("float32", "tf32", "bf16")
 DECAYS = ("cosine", "tail", "constant")

@@ -10,8 +10,8 @@ from torch import Tensor
 from empirical.denoiser import NetworkDenoiser
 from empirical.networks import heads
 from theory.denoiser import Denoiser
+from theory.predictions import recovered
 from theory.stationarity import SolvedScore
-from theory.stationarity.basis import recovered
 from theory.stationarity.solution import Split
 from theory.types import Images
 

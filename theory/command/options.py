@@ -12,9 +12,9 @@ from theory.machines import MACHINES
 from theory.machines.base import MEMORY
 from theory.noise import SCHEDULES
 from theory.patches import BORDERS, PatchSchedule, PatchSize
+from theory.predictions import PREDICTIONS
 from theory.sampling import SAMPLERS
 from theory.stationarity import DEFAULT, FAMILIES, Options
-from theory.stationarity.basis import PREDICTIONS
 from theory.stationarity.options import QUALITIES
 
 CHEAP = ("ideal", "local", "equivariant_local")  # candidates of the equivariant machine are all shifts of all images

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from theory.command.task import Task
+from theory.predictions import loss_of
 
 WIDE = 4  # families side by side in a table
 
@@ -14,8 +15,7 @@ def attention_tables(report: dict) -> list[Table]:
 
 
 def _table(report: dict, names: list[str]) -> Table:
-    unit = {"sample": "", "epsilon": " (of epsilon, as it is predicted)", "score": " (of the score, as it is predicted)"}
-    title = f"Attention, solved: loss{unit[report['config']['prediction']]} per image above the ideal one, on fresh images"
+    title = f"Attention, solved: loss{loss_of(report['config']['prediction'])} per image above the ideal one, on fresh images"
     table = Table(title=title, title_justify="left")
     table.add_column("sigma/alpha", justify="right")
     table.add_column("ELS", justify="right")

@@ -26,8 +26,8 @@ from theory.data.imageset import ImageSet
 from theory.engines.clustered.sums import Clustered
 from theory.engines.listed.source import Keys, KeySource, stored
 from theory.engines.listed.stream import stream_sum
-from theory.errors import InputError, choices
 from theory.patches import Size, check_border
+from theory.predictions import check_prediction, predicted
 from theory.stationarity.sites import Sites, all_sites
 from theory.types import Float, Images
 
@@ -38,30 +38,6 @@ HELD_OUT = 16  # random features that test a solution
 DRAWN = 2**15  # patches that clusters are fitted to, where there are more
 FILLED = 16  # keys of a cluster, on average, from which sums by clusters are worth it
 PIECE = 2**22  # numbers in flight when features are evaluated
-PREDICTIONS = ("sample", "epsilon", "score")
-
-
-def check_prediction(prediction: str) -> str:
-    """``prediction`` itself, if it is one of `PREDICTIONS`."""
-    if prediction not in PREDICTIONS:
-        raise InputError(f"prediction {prediction!r}", choices(PREDICTIONS), "choose what the network predicts")
-    return prediction
-
-
-def predicted(prediction: str, mean: Tensor, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """A posterior mean as a network of that prediction type outputs it: itself, the noise or the score."""
-    if prediction == "sample":
-        return mean
-    epsilon = (x_t - alpha * mean) / sigma
-    return epsilon if prediction == "epsilon" else -epsilon / sigma
-
-
-def recovered(prediction: str, out: Tensor, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """The posterior mean from a network's output, the inverse of `predicted`."""
-    if prediction == "sample":
-        return out
-    epsilon = out if prediction == "epsilon" else -out * sigma
-    return (x_t - sigma * epsilon) / alpha
 
 
 class Told(NamedTuple):
@@ -85,7 +61,7 @@ class LocalBasis:
         data: The training set; its weights count.
         patch_size: Height and width of what a pixel sees.
         border: ``"zeros"`` or ``"circular"``.
-        prediction: ``"sample"``, ``"epsilon"`` or ``"score"``.
+        prediction: A key of `theory.predictions.PREDICTIONS`.
         seed: Seed of clusters and of held-out features.
         memory: Working memory in bytes.
         clusters: Centres of the clusters of each class as patches, as another basis has them in its `clusters`; made if None. A solution

@@ -7,7 +7,7 @@ With ``s = log(sigma_t / alpha_t)`` and knots ``s_1 < ... < s_K``, each number o
 of the noise, so that a score is as good between its levels as on them. Mixing the *outputs* of two levels instead is not:
 levels that were solved apart use their features in different ways, and the mean of two different rules is none.
 Below the lowest knot and above the highest the nearest point is used. Coefficients from features to outputs are in units of
-an output (`units`), which for a predicted noise or score change with the level.
+an output (`theory.predictions`), which for a predicted noise or score change with the level.
 """
 
 from typing import NamedTuple
@@ -17,11 +17,6 @@ from torch import Tensor
 
 from theory.stationarity.learned import Model, Net, Point
 from theory.types import Float
-
-
-def units(prediction: str, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Size of an output in which a change of the posterior mean by 1 is 1."""
-    return {"sample": torch.ones_like(sigma), "epsilon": alpha / sigma, "score": alpha / sigma**2}[prediction]
 
 
 def hats(knots: Float[Tensor, " K"], s: Float[Tensor, " n"]) -> Float[Tensor, "n K"]:
@@ -70,7 +65,7 @@ class Layout(NamedTuple):
 
 
 def moved(model: Model, point: Point, unit: Tensor | float, other: Tensor | float) -> Point:
-    """The functions of one level at another, given the units of an output (`units`) at both."""
+    """The functions of one level at another, given the units of an output (`theory.predictions`) at both."""
     layout = Layout.of(point)
     return layout.point(layout.flat(point) * (1 + (other / unit - 1) * layout.scaling(model).to(point.coefficients)))
 

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from theory.predictions import units
 from theory.soap import Soap
 from theory.stationarity.choice import surplus
-from theory.stationarity.curve import Layout, units
+from theory.stationarity.curve import Layout
 from theory.stationarity.equations import Head
 from theory.stationarity.fresh import Groups, Source
 from theory.stationarity.learned import Draws, Model, Net, Point

@@ -15,7 +15,8 @@ from torch import Tensor
 from theory.data.imageset import ImageSet
 from theory.machines import Ideal
 from theory.noise import Schedule
-from theory.stationarity.basis import LocalBasis, predicted
+from theory.predictions import predicted
+from theory.stationarity.basis import LocalBasis
 from theory.stationarity.choice import chosen
 from theory.stationarity.learned import Draws
 from theory.types import Float, Images

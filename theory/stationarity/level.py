@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from theory.stationarity.basis import LocalBasis, predicted
-from theory.stationarity.curve import units
+from theory.predictions import predicted, units
+from theory.stationarity.basis import LocalBasis
 from theory.stationarity.fresh import Source
 from theory.stationarity.learned import Draws
 from theory.types import Images

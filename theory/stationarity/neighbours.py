@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from theory.stationarity.curve import Curve, moved, units
+from theory.predictions import units
+from theory.stationarity.curve import Curve, moved
 from theory.stationarity.learned import Model, Net, Point
 from theory.stationarity.watched import Watched, mean_loss
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from theory.errors import InputError, choices
-from theory.stationarity.basis import PREDICTIONS
+from theory.predictions import PREDICTIONS
 
 EVERYWHERE = (0.0, math.inf)  # all of sigma / alpha
 FINEST = 6  # refinement: 64 knots for each level
@@ -23,7 +23,7 @@ class Options:
     """How to solve. Everything here determines the numbers.
 
     Attributes:
-        prediction: What the network outputs: ``"sample"``, ``"epsilon"`` or ``"score"``. It changes the optimum where
+        prediction: What the network outputs: ``"sample"``, ``"epsilon"``, ``"score"`` or ``"v"``. It changes the optimum where
             values are tied to another role.
         strength: Strength ``lambda`` of the attention.
         beta: Inverse temperature of the attention.

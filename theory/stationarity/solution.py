@@ -23,9 +23,10 @@ from theory.denoiser import Denoiser, Posterior, require_noise
 from theory.errors import InputError
 from theory.noise import Schedule, schedule
 from theory.patches import Size
+from theory.predictions import PREDICTIONS, units
 from theory.results import versions, write_json, write_tensors
 from theory.stationarity.basis import LocalBasis
-from theory.stationarity.curve import Curve, units
+from theory.stationarity.curve import Curve
 from theory.stationarity.equations import Head, forward
 from theory.stationarity.families import Family, family
 from theory.stationarity.learned import Draws, Model, Net, Point
@@ -180,7 +181,7 @@ class SolvedScore(Denoiser):
         """Derivative of the posterior mean by the output; above the highest level it fades."""
         ratio = sigma / alpha
         reach = ratio.clamp(max=float(self._curve.knots[-1].exp()))
-        return {"sample": reach / ratio, "epsilon": -reach, "score": sigma * reach}[self.setting.options.prediction]
+        return reach * PREDICTIONS[self.setting.options.prediction].slope(alpha, sigma)
 
     def _check(self, x_t: Tensor) -> None:
         expected = tuple(self.data.images.shape[1:])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from theory.stationarity.curve import units
+from theory.predictions import units
 from theory.stationarity.descent import Range
 from theory.stationarity.fresh import Groups, Source
 from theory.stationarity.learned import Draws, Model, Point
