@@ -6,6 +6,7 @@ import torch
 
 from tests.helpers import assert_close, noise
 from theory.data import load
+from theory.errors import InputError
 from theory.machines import Ideal
 from theory.noise import CosineSchedule
 from theory.predictions import predicted, units
@@ -180,7 +181,8 @@ def test_a_descent_lowers_the_loss_and_averages_its_weights():
     after = (down.loss(down.average, down.watched[0]) * down.watched[1]).mean()
     assert after < 0.9 * before and down.history[-1]["images"] == 2048
     assert down.history[-1]["loss"] == pytest.approx(float(after), rel=1e-12)
-    assert_close(down.task.model.loss(end, down.watched[0]), down.loss(down.average, down.watched[0]), rtol=1e-12)
+    lowest = (down.task.model.loss(end, down.watched[0]) * down.watched[1]).mean()
+    assert float(lowest) == pytest.approx(min(h["loss"] for h in down.history), rel=1e-9)
 
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])
@@ -227,6 +229,35 @@ def test_interrupted_it_goes_on_to_the_same_bytes():
     second.restore(kept, first.step, first.history)
     second.run()
     assert torch.equal(second.average, whole.average) and second.history == whole.history
+
+
+def test_it_ends_where_it_lost_least_and_other_versions_are_refused(monkeypatch):
+    """Steps lead down to values of size .3 and up again: the watched loss is lowest in between, also for one that was stopped there."""
+    down, other = descent(pools=(5, 1)), descent(pools=(5, 1))
+    begin, kept = down.average.clone(), {}
+
+    def lead(self) -> None:
+        def step(draws, counts) -> None:
+            self.step += 1
+            self.average.copy_(begin * (1 + abs(self.step * 5 / self.task.steps - 3)))
+
+        monkeypatch.setattr(self, "_step", step)
+
+    lead(down), lead(other)
+
+    def after() -> None:
+        if down.step * 5 == 4 * down.task.steps:
+            kept.update(tensors={n: x.clone() for n, x in down.tensors().items()}, step=down.step, history=list(down.history))
+
+    ends = [down.run(after)]
+    other.restore(**kept)
+    ends.append(other.run())
+    losses = [h["loss"] for h in down.history]
+    assert min(losses) == losses[2] < losses[-1] and other.history == down.history
+    for end in ends:
+        assert torch.equal(end.coefficients, down.point(begin).coefficients)
+    with pytest.raises(InputError, match="another version"):
+        other.restore({n: x for n, x in kept["tensors"].items() if n != "lowest"}, 1, [])
 
 
 def test_straight_through_changes_no_value_and_descends_as_the_softmax():

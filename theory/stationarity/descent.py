@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from theory.errors import InputError
 from theory.predictions import units
 from theory.soap import Soap
 from theory.stationarity.choice import surplus
@@ -180,6 +181,7 @@ class Descent:
         self._weight = float(task.levels.weights(here))
         self.theta = (self.layout.flat(start) / self._scale).requires_grad_(True)
         self.average = self.theta.detach().clone()
+        self.lowest = self.average.clone()
         self.parts = self._parts(self.theta.detach())
         self.soap = Soap([{"params": self.parts, "lr": like.new_zeros(())}])
 
@@ -209,12 +211,13 @@ class Descent:
             after: Called after every pool, when `tensors` holds all there is to go on from.
 
         Returns:
-            The averaged point.
+            The averaged point where it lost least on the watched images. A descent through an argmax follows a gradient that is not
+            that of its loss, and may end above where it has been.
         """
         while self.step < self.task.steps:
             self._pool(self.step * self.task.pools.count // self.task.steps)
             after()
-        net, coefficients = self.point()
+        net, coefficients = self.point(self.lowest)
         return Point(Net(*(x.clone() for x in net)), coefficients.clone())
 
     @torch.enable_grad()
@@ -255,16 +258,25 @@ class Descent:
         self.learner = self.task.model
         draws, counts = self.watched
         loss = float((self.loss(self.average, draws) * counts).double().mean())
+        if all(loss < h["loss"] for h in self.history):
+            self.lowest.copy_(self.average)
         self.history.append({"images": self.step * self.task.pace.batch // self.task.pace.passes, "loss": loss})
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `restore` needs beside the step and the history."""
         moments = {f"{i}.{name}": x for i, part in enumerate(self.parts) for name, x in self.soap.state[part].items()}
-        return {"theta": self.theta.detach(), "average": self.average, **moments}
+        return {"theta": self.theta.detach(), "average": self.average, "lowest": self.lowest, **moments}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], step: int, history: list[dict]) -> None:
-        """Go on from what `tensors` gave at that step."""
-        for name, mine in self.tensors().items():
-            mine.copy_(tensors[name])
+        """Go on from what `tensors` gave at that step.
+
+        Raises:
+            InputError: If another version gave it.
+        """
+        mine = self.tensors()
+        if {name: x.shape for name, x in mine.items()} != {name: x.shape for name, x in tensors.items()}:
+            raise InputError("a descent that another version was on", "one of this version", "leave out --resume to start anew")
+        for name, x in mine.items():
+            x.copy_(tensors[name])
         self.step, self.history = step, list(history)
