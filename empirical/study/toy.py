@@ -34,7 +34,8 @@ class Model:
         decay: Learning rate over the steps.
         start: The network whose weights it begins with. Alone and at all noise levels, networks with attention stay where the CNN ends for
             many thousands of steps; with a trunk that knows its patch (`TRUNK`) they leave that plateau much sooner.
-        begin: The noise level, as sigma/alpha, that training begins at: the other way to leave it.
+        begin: The noise level, as sigma/alpha, that training begins at: the other way to leave it, and for a head through an argmax the way
+            not to fall back: what it starts with is lost in the first steps, and found again where attention is soft.
     """
 
     title: str
@@ -52,7 +53,7 @@ TOY = {
     "cnn": Model("CNN", "els", 10.88, share=0.24),
     "literal": Model("literal", "literal", None, share=0.24),
     "identity": Model("identity", "identity", 25.44, share=0.4, start=TRUNK),
-    "top1": Model("top-1", "top1_identity", 21.64, share=0.24, start="identity"),
+    "top1": Model("top-1", "top1_identity", 21.64, share=0.24, start="identity", begin=1.2),
     "attention": Model("attention", "full", 64.03, share=0.75, begin=1.2),
 }
 

@@ -12,7 +12,7 @@ LARGEST = 1e30  # strength and beta are numbers of float32, with room to spare
 
 # How much is put into a solve. "quick" shows the effect in minutes, "full" is as good as we know how to.
 QUALITIES = {
-    "quick": {"features": 64, "images": 300_000},
+    "quick": {"features": 64, "images": 200_000},
     "standard": {"features": 64, "images": 1_200_000, "challenge": True},
     "full": {"features": 128, "images": 4_000_000, "refinement": 1, "challenge": True, "fresh": 10_000},
 }
@@ -43,7 +43,7 @@ class Options:
     beta: float = 1.0
     embedding: int = 32
     features: int = 64
-    images: int = 300_000
+    images: int = 200_000
     refinement: int = 0
     challenge: bool = False
     fresh: int = 3000
