@@ -31,6 +31,7 @@ def compute(results: Results, effort: Effort) -> Numbers:
         "steps": report["scale"]["steps"],
         "theories": {name: report["losses"][name] for name in THEORIES},
         "networks": {name: [x["excess"] for x in row["losses"]] for name, row in report["rows"].items()},
+        "handover": report["handover"],
         "maps": next(iter(report["maps"].values())),
         "example": report["example"],
     }
@@ -38,10 +39,12 @@ def compute(results: Results, effort: Effort) -> Numbers:
 
 
 def draw(numbers: Numbers) -> Figure:
-    """Losses, the share that attention takes, and attention of one pixel in theory and network."""
+    """Losses, the share that attention takes, where networks part from theory, and attention of one pixel in theory and network."""
     figure = plt.figure(figsize=(PAGE, 4.9), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[2.6, 1.5])
-    _losses(*top.subplots(1, 2), numbers.values)
+    left, middle, right = top.subplots(1, 3)
+    _losses(left, middle, numbers.values)
+    _handover(right, numbers.values)
     _example(bottom, numbers)
     return figure
 
@@ -73,12 +76,27 @@ def _losses(left, right, v: dict) -> None:
         ratio_axis(axes, ratios)
 
 
+def _handover(axes, v: dict) -> None:
+    """Agreement of samples that a network begins and its theory ends, over the level at which it hands over."""
+    for model, theory in (("local", "els"), ("attention", "full")):
+        if levels := v["handover"].get(model):
+            told = [[x["network_above"][n] for x in levels] for n in ("value", "low", "high")]
+            style = {"color": COLOUR[theory], "marker": MARKER[theory], **NETWORK}
+            label = {"local": "without attention", "attention": "with attention"}[model]
+            spread = np.abs(np.array(told[1:]) - told[0])
+            axes.errorbar([x["ratio"] for x in levels], told[0], yerr=spread, label=label, capsize=1.5, **style)
+    axes.set(ylabel="median $r^2$ with samples of the theory", ylim=(None, 1.005))
+    axes.legend(loc="lower right", fontsize=6.5)
+    letter(axes, "c", "network above, theory below")
+    ratio_axis(axes, [x["ratio"] for x in next(iter(v["handover"].values()))])
+
+
 def _example(figure, numbers: Numbers) -> None:
     place, arrays = numbers.values["example"], numbers.arrays
     panels = figure.subplots(1, 4 + len(GUESSES))
     ratio = numbers.values["ratios"][place["level"]]
     figure.suptitle(
-        rf"(c) One noisy image, $\sigma_t/\alpha_t={ratio:.2f}$: what the framed pixel attends to, and guesses of all",
+        rf"(d) One noisy image, $\sigma_t/\alpha_t={ratio:.2f}$: what the framed pixel attends to, and guesses of all",
         x=0.005, ha="left", fontsize=8.5, fontweight="bold",
     )  # fmt: skip
     high = max(float(arrays[f"example.attention.{n}"].max()) for n in ("full", "network"))
@@ -107,7 +125,9 @@ def caption(numbers: Numbers) -> str:
         f"(dotted, mean over seeds, {v['steps']:,} steps), and their theories (solid): ELS without attention, and full attention, solved "
         f"on {v['images']:,} fresh images: an upper bound on its optimum. (a) Squared error per image above that of the ideal score. (b) "
         "The share of it that attention takes off, in theory (of the loss of ELS) and in networks (of that of the network without): theory "
-        f"takes most off at a noise-to-signal ratio of {v['ratios'][best]:.2f}, {share:.0f}%. (c) The image and pixel "
+        f"takes most off at a noise-to-signal ratio of {v['ratios'][best]:.2f}, {share:.0f}%. (c) Agreement of samples with "
+        "those of the theory, where the network makes their noisy part, above that ratio, and the theory the rest (95% "
+        "intervals): what they disagree on is decided below. (d) The image and pixel "
         "where attention improves the guess of the theory most. Weights of network and "
         f"theory between different pixels correlate by {maps['correlation']:.2f} at that level ({maps['null']:.2f} on different images)."
     )

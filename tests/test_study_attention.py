@@ -8,15 +8,18 @@ import torch
 from safetensors.torch import load_file
 
 from empirical import reproduce
+from empirical.compare import Comparison, sampled
 from empirical.denoiser import NetworkDenoiser
 from empirical.metrics import Median, r2_pearson
 from empirical.networks import build
 from empirical.study.attention import FAMILIES, SIDE
+from empirical.study.handover import Handed, handover
 from empirical.study.maps import alike, attention_of
 from figures.digits_attention import caption, compute, draw
 from figures.results import Results
 from tests.helpers import assert_close, noise
 from theory.data import load
+from theory.denoiser import Denoiser, Posterior
 from theory.machines import EquivariantLocal, Ideal
 from theory.metrics import noisy_images
 from theory.noise import CosineSchedule
@@ -57,6 +60,9 @@ def test_a_study_in_small_and_its_figure(solved, tmp_path, capsys):
     assert_close(samples["example.attention.full"].flatten(), theory.attention[0, row], atol=1e-5)
     assert_close(samples["example.mean.full"], (theory.local + theory.context)[0], atol=1e-5)
     assert_close(samples["example.attention.network"].sum(), 1.0, atol=1e-5)
+    levels = report["handover"]["local"]
+    low, high = (np.array(report["ratios"])[part] for part in (slice(None, -1), slice(1, None)))
+    assert [x["ratio"] for x in levels] == pytest.approx(np.sqrt(low * high))
     numbers = compute(Results(tmp_path), None)
     assert numbers.values["networks"]["attention"] == [x["excess"] for x in report["rows"]["attention"]["losses"]]
     assert len(draw(numbers).axes) >= 5 and "photos" in caption(numbers)
@@ -73,6 +79,41 @@ def test_attention_of_a_network_is_its_softmax():
     assert_close(found[1], weights / weights.sum(1, keepdims=True), atol=1e-5)
     mixed = module.head.local(z) + found[1] @ module.head.value(z)
     assert_close(mixed.detach(), module(x_t, torch.full((2,), 0.4)).detach()[1].flatten(1).T, atol=1e-5)
+
+
+class Constant(Denoiser):
+    """Says one number, whatever it is shown."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.schedule = value, CosineSchedule()
+
+    def __call__(self, x_t, t, label=None):
+        return Posterior(torch.full_like(x_t, self.value) * (1 if label is None else label[:, None, None, None]))
+
+
+def test_one_serves_above_a_noise_level_and_the_other_below():
+    """Image by image, by ``sigma / alpha``: at t = .5 the cosine schedule has 1."""
+    handed = Handed(Constant(1.0), Constant(2.0), 1.0)
+    x_t, t = torch.zeros(4, 1, 2, 2), torch.tensor([0.6, 0.4, 0.2, 0.9])
+    assert handed.denoise(x_t, t)[:, 0, 0, 0].tolist() == [1.0, 2.0, 2.0, 1.0]
+    assert handed.denoise(x_t, t, torch.tensor([1, 2, 3, 4]))[:, 0, 0, 0].tolist() == [1.0, 4.0, 6.0, 4.0]
+    assert handed.denoise(x_t, 0.7)[:, 0, 0, 0].tolist() == [1.0] * 4
+
+
+def test_samples_part_where_the_two_differ():
+    """A network that is the theory above a level and another below it: with the theory below that level nothing is left between them."""
+    data = load(DATA)
+    theory, other = Ideal(data, CosineSchedule()), EquivariantLocal(data, CosineSchedule(), patch_size=1)
+    network = Handed(theory, other, 1.0)
+    comparison = Comparison(data, CosineSchedule(), samples=20, steps=8, levels=4, draws=2)
+    found = handover(comparison, network, theory, [0.1, 0.4, 4.0, 20.0])
+    alone = sampled(theory, data, 20, 8, 0)
+    whole = Median.of(r2_pearson(sampled(network, data, 20, 8, 0), alone)).value
+    assert [x["ratio"] for x in found] == pytest.approx([0.2, 1.6**0.5, 80**0.5])
+    assert whole < 0.99
+    assert found[1]["network_above"]["value"] == found[2]["network_above"]["value"] == pytest.approx(1)
+    assert found[0]["network_above"]["value"] < 0.999
+    assert found[1]["network_below"]["value"] == found[2]["network_below"]["value"] == pytest.approx(whole, abs=1e-9)
 
 
 def test_weights_are_compared_between_different_pixels_and_with_those_of_other_images():

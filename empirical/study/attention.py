@@ -14,6 +14,7 @@ from torch import Tensor
 
 from empirical.checkpoint import Checkpoint
 from empirical.compare import NULL, Comparison, Seen
+from empirical.study.handover import handover
 from empirical.study.job import FORMAT, KEPT, SAMPLES, Job
 from empirical.study.maps import alike, attention_of, example
 from empirical.study.solutions import require_solutions, solved
@@ -54,13 +55,15 @@ def attention(job: Job) -> dict:
     for name, theory in theories.items():
         seen[name] = comparison.seen(name, theory)
         job.say(f"sampled {name}")
-    trained, comparisons, maps = {}, {}, {}
+    trained, comparisons, maps, handed = {}, {}, {}, {}
     for (model, seed), checkpoint in networks.items():
         name, network = f"{model}-{seed}", checkpoint.denoiser()
         trained[model, seed] = comparison.seen(name, network)
         comparisons[name] = comparison.report({"network": trained[model, seed], **seen})
         if model == "attention":
             maps[name] = [_maps(theories["full"], network, n.x_t[:MAPS], n.t) for n in comparison.noisy]
+        if seed == 0:
+            handed[model] = handover(comparison, network, theories[ATTENTION[model][1]], _ratios(comparison))
         job.say(f"compared {name} with {len(theories)} theories")
     kept = {f"theory.{name}": s for name, s in seen.items()} | {f"network.{m}-{seed}": s for (m, seed), s in trained.items()}
     tensors = {name: s.samples for name, s in kept.items()}
@@ -77,7 +80,7 @@ def attention(job: Job) -> dict:
         "certified": {name: told["attention"][name]["certified"] for name in FAMILIES},
         "converged": {name: theories[name].converged for name in FAMILIES},
         "images": {name: theories[name].descent.get("images") for name in FAMILIES},
-        "maps": maps, "example": shown, "curves": {f"{m}-{seed}": c.history for (m, seed), c in networks.items()},
+        "handover": handed, "maps": maps, "example": shown, "curves": {f"{m}-{seed}": c.history for (m, seed), c in networks.items()},
         "comparisons": comparisons,
     }  # fmt: skip
 
@@ -161,4 +164,16 @@ def attention_tables(report: dict) -> list[Table]:
         maps.add_column(column, justify="left" if column == "network" else "right")
     for name, levels in report["maps"].items():
         maps.add_row(name, *(f"{x['correlation']:.2f} ({x['null']:.2f})" for x in levels))
-    return [losses, pairs, *([maps] if report["maps"] else [])]
+    return [losses, pairs, _handed(report), *([maps] if report["maps"] else [])]
+
+
+def _handed(report: dict) -> Table:
+    """Agreement where the network makes a part of each sample."""
+    table = Table(title="Median r2 with samples of the own theory, where that serves below sigma/alpha (and above)", title_justify="left")
+    levels = next(iter(report["handover"].values()))
+    for column in ("network", *(f"{level['ratio']:.2f}" for level in levels)):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for model, found in report["handover"].items():
+        cells = (f"{x['network_above']['value']:.3f} ({x['network_below']['value']:.3f})" for x in found)
+        table.add_row(report["rows"][model]["title"], *cells)
+    return table
