@@ -66,12 +66,12 @@ def _losses(left, right, v: dict) -> None:
     if len(means) == 2:
         style = {"color": COLOUR["full"], "marker": MARKER["full"], **NETWORK}
         right.plot(shown, taken(means["attention"], means["local"]), label="networks", **style)
-    left.set(ylabel="loss above the ideal score's", ylim=(0, 1.35 * max(els.max(), *(m.max() for m in means.values()))))
+    left.set(ylabel="loss above the ideal score's", ylim=(0, 1.5 * max(els.max(), *(m.max() for m in means.values()))))
     right.set(ylabel="% of the loss without attention", ylim=(min(0, right.get_ylim()[0]), 100))
-    left.legend(loc="upper left", fontsize=6.5, ncols=2)
-    right.legend(loc="upper left", fontsize=6.5)
-    letter(left, "a", "loss of each, per image")
-    letter(right, "b", "what attention takes off the loss")
+    left.legend(loc="upper right", fontsize=6)
+    right.legend(loc="upper left", fontsize=6)
+    letter(left, "a", "loss per image")
+    letter(right, "b", "attention takes off")
     for axes in (left, right):
         ratio_axis(axes, ratios)
 
@@ -85,9 +85,9 @@ def _handover(axes, v: dict) -> None:
             label = {"local": "without attention", "attention": "with attention"}[model]
             spread = np.abs(np.array(told[1:]) - told[0])
             axes.errorbar([x["ratio"] for x in levels], told[0], yerr=spread, label=label, capsize=1.5, **style)
-    axes.set(ylabel="median $r^2$ with samples of the theory", ylim=(None, 1.005))
-    axes.legend(loc="lower right", fontsize=6.5)
-    letter(axes, "c", "network above, theory below")
+    axes.set(ylabel="$r^2$ with theory, network above ratio", ylim=(None, 1.005))
+    axes.legend(loc="lower right", fontsize=6)
+    letter(axes, "c", "where they part")
     ratio_axis(axes, [x["ratio"] for x in next(iter(v["handover"].values()))])
 
 
