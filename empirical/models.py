@@ -51,7 +51,7 @@ def open_model(spec: str, data: ImageSet, noise: Schedule | None = None, device:
         denoiser.module.to(device)
         return denoiser
     raise InputError(
-        f"model {spec!r}",
+        f"model {spec!r}" + ("" if path.exists() else ", which is no file or directory either"),
         f"a machine ({choices(MACHINES)}), a solution such as runs/toy/attention/full, a training directory, or {choices(OUTSIDE)}:PATH",
         "correct the name or path",
     )
