@@ -251,9 +251,8 @@ def flags(report: dict) -> list[str]:
         if below and theory and report["models"][report["truth"]]["network"]:
             worst = min(below, key=lambda x: x["gap"]["value"])
             gap = f"{-worst['gap']['value']:.2g} ± {worst['gap']['stderr']:.1g}"
-            out.append(
-                f"{report['truth']} lies below {name} by {gap} at sigma/alpha {worst['ratio']:.2f}: its family is larger, or {name} not yet the optimum"
-            )
+            place = f"{gap} at sigma/alpha {worst['ratio']:.2f}"
+            out.append(f"{report['truth']} lies below {name} by {place}: its family is larger, or {name} not yet the optimum")
     return out
 
 
