@@ -131,6 +131,10 @@ class Comparison:
         """Posterior means of the noisy images, on the CPU."""
         return [model.denoise(n.x_t.to(self.device), n.t, self.label).cpu() for n in self.noisy]
 
+    def sampled(self, model: Denoiser) -> Tensor:
+        """Samples from the noise that all models start from, on the CPU."""
+        return sampled(model, self.data, self.config["samples"], self.config["steps"], self.config["seed"], self.label, self.device)
+
     def seen(self, name: str, model: Denoiser) -> Seen:
         """Sample a model and evaluate it on the noisy images.
 
@@ -138,7 +142,7 @@ class Comparison:
             InputError: If it has another noise schedule.
         """
         self.require(name, model)
-        samples = sampled(model, self.data, self.config["samples"], self.config["steps"], self.config["seed"], self.label, self.device)
+        samples = self.sampled(model)
         means = self._means(model)
         excess = [Estimate.of(squared_error(m, e)) for m, e in zip(means, self.exact, strict=True)]
         report = {

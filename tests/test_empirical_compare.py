@@ -150,6 +150,13 @@ def test_specifications_open_what_they_name(tmp_path):
         assert_close(open_model(str(path), data).denoise(x, 0.4), trainer.denoiser().denoise(x, 0.4))
 
 
+def test_a_path_that_is_missing_is_called_so(tmp_path):
+    for path, missing in ((tmp_path / "none", True), (tmp_path, False)):
+        with pytest.raises(InputError) as refusal:
+            open_model(str(path), load("digits"))
+        assert ("no file or directory" in str(refusal.value)) == missing
+
+
 @pytest.mark.parametrize("spec", ["nothing", "ideal:patch_size=3", "local:size=3", "local:patch_size=four", "runs/none"])
 def test_specifications_that_name_nothing_are_refused(spec):
     with pytest.raises(InputError):

@@ -16,6 +16,7 @@ from empirical.explaining.effort import FEWEST, Cost, Effort, fitted
 from empirical.explaining.seeing import attention_layers, seen
 from empirical.explaining.theories import PADDED, THEORIES, sizes_to_try
 from empirical.explaining.verdict import lead, parting
+from empirical.models import open_model
 from empirical.outside.denoiser import OutsideDenoiser
 from tests.helpers import assert_close, refused
 from theory.data import ImageSet, load
@@ -91,6 +92,17 @@ def test_a_further_theory_is_one_of_the_table(pixels, tmp_path):
     spec = "equivariant_local:patch_size=5,border=zeros"
     report = explained(spec, pixels, tmp_path / "out", "--theories", "ideal", "--theory", spec)
     assert (report["ranking"][0]["name"], report["ranking"][0]["r2_pearson"]["value"]) == (spec, pytest.approx(1, abs=1e-6))
+
+
+def test_a_network_from_elsewhere_is_held_against_the_equations_of_what_it_predicts(tmp_path):
+    """``v`` too; a machine says nothing, and stands for the mean itself."""
+    from empirical.explaining.attention import _prediction
+
+    data = load("digits")
+    (tmp_path / "net.py").write_text("def net(x, t):\n    return x\n")
+    for prediction in ("sample", "epsilon", "score", "v"):
+        assert _prediction(open_model(f"module:{tmp_path}/net.py:net,prediction={prediction}", data)) == prediction
+    assert _prediction(open_model("ideal", data)) == "sample"
 
 
 @pytest.mark.slow

@@ -106,8 +106,8 @@ def test_samples_part_where_the_two_differ():
     theory, other = Ideal(data, CosineSchedule()), EquivariantLocal(data, CosineSchedule(), patch_size=1)
     network = Handed(theory, other, 1.0)
     comparison = Comparison(data, CosineSchedule(), samples=20, steps=8, levels=4, draws=2)
-    found = handover(comparison, network, theory, [0.1, 0.4, 4.0, 20.0])
     alone = sampled(theory, data, 20, 8, 0)
+    found = handover(comparison, network, theory, alone, [0.1, 0.4, 4.0, 20.0])
     whole = Median.of(r2_pearson(sampled(network, data, 20, 8, 0), alone)).value
     assert [x["ratio"] for x in found] == pytest.approx([0.2, 1.6**0.5, 80**0.5])
     assert whole < 0.99

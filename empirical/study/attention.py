@@ -63,7 +63,8 @@ def attention(job: Job) -> dict:
         if model == "attention":
             maps[name] = [_maps(theories["full"], network, n.x_t[:MAPS], n.t) for n in comparison.noisy]
         if seed == 0:
-            handed[model] = handover(comparison, network, theories[ATTENTION[model][1]], _ratios(comparison))
+            own = ATTENTION[model][1]
+            handed[model] = handover(comparison, network, theories[own], seen[own].samples, _ratios(comparison))
         job.say(f"compared {name} with {len(theories)} theories")
     kept = {f"theory.{name}": s for name, s in seen.items()} | {f"network.{m}-{seed}": s for (m, seed), s in trained.items()}
     tensors = {name: s.samples for name, s in kept.items()}

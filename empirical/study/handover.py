@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from empirical.compare import Comparison, sampled
+from empirical.compare import Comparison
 from empirical.metrics import Median, r2_pearson
 from theory.denoiser import Denoiser, Posterior
 from theory.types import BatchLabels, Images, Times
@@ -33,23 +33,22 @@ class Handed(Denoiser):
         return Posterior(mean)
 
 
-def handover(comparison: Comparison, network: Denoiser, theory: Denoiser, ratios: list[float]) -> list[dict]:
+def handover(comparison: Comparison, network: Denoiser, theory: Denoiser, alone: Images, ratios: list[float]) -> list[dict]:
     """How well samples agree with those of the theory where the network makes a part of them.
 
     Args:
         comparison: Says how many samples, from which noise, in how many steps.
         network, theory: The two.
+        alone: Samples of the theory alone.
         ratios: Noise levels of the comparison, ascending as its times are; one hands over halfway (of their logarithms) between two.
 
     Returns:
         For each level between two, ``network_above`` and ``network_below``: the median ``r2_pearson`` with samples of the theory alone
         where the network serves above that level and the theory below, and the other way round.
     """
-    drawn = (comparison.data, comparison.config["samples"], comparison.config["steps"], comparison.config["seed"])
-    alone = sampled(theory, *drawn)
     out = []
     for low, high in zip(ratios[:-1], ratios[1:], strict=True):
         ratio = math.sqrt(low * high)
         both = {"network_above": Handed(network, theory, ratio), "network_below": Handed(theory, network, ratio)}
-        out.append({"ratio": ratio, **{n: Median.of(r2_pearson(sampled(d, *drawn), alone))._asdict() for n, d in both.items()}})
+        out.append({"ratio": ratio, **{n: Median.of(r2_pearson(comparison.sampled(d), alone))._asdict() for n, d in both.items()}})
     return out

@@ -35,7 +35,7 @@ class Model:
         start: The network whose weights it begins with. Alone and at all noise levels, networks with attention stay where the CNN ends for
             many thousands of steps; with a trunk that knows its patch (`TRUNK`) they leave that plateau much sooner.
         begin: The noise level, as sigma/alpha, that training begins at: the other way to leave it, and for a head through an argmax the way
-            not to fall back: what it starts with is lost in the first steps, and found again where attention is soft.
+            not to fall back to the CNN, as one of three networks did over all levels at once.
     """
 
     title: str
