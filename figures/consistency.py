@@ -75,7 +75,7 @@ def caption(numbers: Numbers) -> str:
         f"does most ({100 * v['attention']['theory']['value']:.1f}% predicted, {100 * v['attention']['mean']:.1f}% found by "
         "networks that training has not finished, see the losses below). Literal attention can't be switched off: its values are its "
         "output, so that its optimum is worse than a CNN's. "
-        "Intervals count samples; how far more effort moves a bar is in figure 12. "
+        "Intervals count samples; how far more effort moves a bar is in 'How far the solution can be trusted'. "
         f"Above the interval of their theory lie {_above(v['top1'])} top-1 and {_above(v['identity'])} identity networks: functions of "
         "like losses may obey the rule more or less often."
     )
